@@ -1,0 +1,101 @@
+"""The ``ct-video-hf`` command line.
+
+One file a command, each with ``add_arguments(parser)`` and ``run(args) -> int``. Only the file of
+the command that was asked for is imported, and it imports anything heavy inside ``run``, so that
+``--help`` answers at once.
+
+Exit codes: 0 success, 1 failure, 2 wrong use, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+
+__all__ = ["COMMANDS", "main"]
+
+#: command -> its one-line description; the command's code is the module of the same name here.
+COMMANDS = {
+    "inspect": "look at a scan or a prepared set: geometry, findings, counts",
+    "prepare": "turn scans into a prepared set",
+    "train": "finetune a backbone on a prepared set",
+    "evaluate": "score a model on a prepared set, with intervals",
+    "predict": "predict on scans: a DICOM folder, a zip, NIfTI, or a folder of studies",
+    "card": "render or check the model card of a model folder",
+}
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("common options")
+    group.add_argument("-v", "--verbose", action="store_true", help="log what is being done")
+    group.add_argument("-q", "--quiet", action="store_true", help="no progress bars, no warnings")
+    group.add_argument(
+        "--traceback", action="store_true", help="show the Python traceback of an error"
+    )
+
+
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The whole parser; the options of ``command`` (all commands when None) are filled in."""
+    from .. import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="ct-video-hf",
+        description="Video-pretrained 3D networks on chest CT. Not for clinical use.",
+        epilog="ct-video-hf COMMAND --help tells a command's options.",
+    )
+    parser.add_argument("--version", action="version", version=f"ct-video-hf {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, description in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name,
+            help=description,
+            description=description[0].upper() + description[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if command in (None, name):
+            importlib.import_module(f".{name}", __name__).add_arguments(subparser)
+            _add_common(subparser)
+    return parser
+
+
+def _configure_logging(args: argparse.Namespace) -> None:
+    level = logging.INFO if args.verbose else logging.ERROR if args.quiet else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", force=True)
+    if args.quiet:
+        os.environ["TQDM_DISABLE"] = "1"
+        os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; raises SystemExit(2) on wrong use."""
+    argv = sys.argv[1:] if argv is None else argv
+    command = next((word for word in argv if not word.startswith("-")), "")
+    args = build_parser(command if command in COMMANDS else "").parse_args(argv)
+    _configure_logging(args)
+    module = importlib.import_module(f".{args.command}", __name__)
+    try:
+        return module.run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if args.traceback:
+            raise
+        print(f"ct-video-hf {args.command}: error: {_describe(error)}", file=sys.stderr)
+        return 1
+
+
+def _describe(error: Exception) -> str:
+    from ..errors import CTVideoError
+
+    text = str(error)
+    if isinstance(error, OSError | CTVideoError | ValueError | ImportError) and text:
+        return text
+    return f"{type(error).__name__}: {text} (run again with --traceback for the whole story)"

@@ -1,0 +1,74 @@
+"""Findings and the geometry report: what reading a scan came across, free of identifiers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+__all__ = ["Finding", "GeometryReport", "Policy"]
+
+Policy = Literal["strict", "warn", "repair"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing about a scan that a reader of its predictions should know.
+
+    Attributes
+    ----------
+    code : str
+        A stable word: ``missing_slice``, ``duplicate_position``, ``uneven_spacing``, ...
+    severity : {"info", "warning", "error"}
+        What it means for the volume under the policy in force.
+    message : str
+        One sentence: what, where, expected and found, and what was done or can be done.
+    files : list of str
+        Names (without folders) of the files concerned.
+    position_mm, expected_mm, found_mm : float, optional
+        Along the slice normal.
+    """
+
+    code: str
+    severity: Literal["info", "warning", "error"]
+    message: str
+    files: list[str] = field(default_factory=list)
+    position_mm: float | None = None
+    expected_mm: float | None = None
+    found_mm: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; fields without a value are left out."""
+        return {key: value for key, value in asdict(self).items() if value not in (None, [])}
+
+
+@dataclass
+class GeometryReport:
+    """Geometry of a read scan and everything found while reading it; holds no identifier."""
+
+    slices: int
+    rows: int
+    columns: int
+    spacing_mm: tuple[float, float, float]  # slice, row, column
+    orientation: str
+    modality: str | None
+    transfer_syntaxes: list[str]
+    hu_min: int
+    hu_max: int
+    policy: Policy
+    findings: list[Finding] = field(default_factory=list)
+    source: Literal["dicom", "nifti", "array"] = "dicom"
+    manufacturer: str | None = None
+    kernel: str | None = None
+    kvp: float | None = None
+    slice_thickness_mm: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary that ``json.dumps`` takes; the keys are stable."""
+        result = asdict(self)
+        result["spacing_mm"] = list(self.spacing_mm)
+        result["findings"] = [finding.to_dict() for finding in self.findings]
+        return result
+
+    def codes(self) -> set[str]:
+        """The codes of all findings."""
+        return {finding.code for finding in self.findings}

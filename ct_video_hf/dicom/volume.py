@@ -1,0 +1,73 @@
+"""The volume that reading a scan gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .report import GeometryReport
+
+__all__ = ["AIR_HU", "CTVolume"]
+
+#: HU given to voxels that hold no measurement: pixel padding and everything outside the scan.
+AIR_HU = -1024
+
+
+@dataclass(eq=False)
+class CTVolume:
+    """A chest CT in Hounsfield units on one grid with fixed patient axes.
+
+    Attributes
+    ----------
+    hu : numpy.ndarray
+        int16, shape (slice, row, column), C-contiguous. Slices ascend from feet to head, rows grow
+        to the back (P) and columns to the left (L).
+    affine : numpy.ndarray
+        float64 (4, 4): maps the index (slice, row, column, 1) to the voxel's centre (x, y, z, 1)
+        in mm, LPS.
+    slice_ids : list of (str or None)
+        One per slice: the SOP Instance UID, ``UID#n`` for frame n (1-based) of a multi-frame
+        object, the index along the stored axis for NIfTI; None for a slice that policy "repair"
+        interpolated. These are identifiers: write them only where the user asked for them.
+    source_index : list of (int or None)
+        One per slice: its place in source order (InstanceNumber, then file name), from 0.
+    report : GeometryReport
+        What was found on the way, without identifiers.
+    """
+
+    hu: np.ndarray
+    affine: np.ndarray
+    slice_ids: list[str | None]
+    source_index: list[int | None]
+    report: GeometryReport = field(repr=False)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """(slice, row, column) in mm; the first is the distance between planes."""
+        step, row, column = (self.affine[:3, axis] for axis in range(3))
+        normal = np.cross(column, row)
+        normal = normal / np.linalg.norm(normal)
+        return (
+            float(abs(step @ normal)),
+            float(np.linalg.norm(row)),
+            float(np.linalg.norm(column)),
+        )
+
+    def position(self, slice_index: float, row: float = 0.0, column: float = 0.0) -> np.ndarray:
+        """Centre in mm (x, y, z), LPS, of a voxel index, which need not be whole."""
+        return (self.affine @ np.array([slice_index, row, column, 1.0]))[:3]
+
+    @property
+    def z_mm(self) -> np.ndarray:
+        """float64 (slices,): the z coordinate of the middle of each slice, mm."""
+        centre_row = (self.hu.shape[1] - 1) / 2
+        centre_column = (self.hu.shape[2] - 1) / 2
+        return np.array(
+            [self.position(index, centre_row, centre_column)[2] for index in range(len(self.hu))]
+        )
+
+    def __len__(self) -> int:
+        return len(self.hu)
