@@ -1,1 +1,32 @@
+"""Metrics, intervals, the predictions table and the figures made from it; numpy and pandas."""
 
+from .bootstrap import Interval, bootstrap_intervals, delong_difference, delong_interval
+from .metrics import METRICS, auprc, auroc, undefined_reason
+from .predictions import (
+    AGGREGATIONS,
+    aggregate,
+    make_predictions,
+    read_predictions,
+    write_predictions,
+)
+from .report import evaluate_predictions, format_metrics, point_metrics, write_json
+
+__all__ = [
+    "AGGREGATIONS",
+    "METRICS",
+    "Interval",
+    "aggregate",
+    "auprc",
+    "auroc",
+    "bootstrap_intervals",
+    "delong_difference",
+    "delong_interval",
+    "evaluate_predictions",
+    "format_metrics",
+    "make_predictions",
+    "point_metrics",
+    "read_predictions",
+    "undefined_reason",
+    "write_json",
+    "write_predictions",
+]

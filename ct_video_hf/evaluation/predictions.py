@@ -1,0 +1,196 @@
+"""The predictions table: one row a clip, the single source of every metric and figure."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..errors import CTVideoError
+
+__all__ = [
+    "AGGREGATIONS",
+    "COLUMNS",
+    "aggregate",
+    "check_predictions",
+    "make_predictions",
+    "read_predictions",
+    "write_predictions",
+]
+
+#: Columns of the table. Labels are 0, 1 or -1 (unknown); score is the sigmoid of the logit;
+#: clip_start and clip_stop are slice indices, half open, feet to head.
+COLUMNS = (
+    "study_id",
+    "patient_hash",
+    "split",
+    "clip_start",
+    "clip_stop",
+    "label",
+    "logit",
+    "score",
+    "study_label",
+)
+
+AGGREGATIONS = ("max", "mean_top_k", "noisy_or")
+
+
+def make_predictions(
+    *, study_id, patient_hash, split, clip_start, clip_stop, label, logit, study_label
+) -> pd.DataFrame:
+    """A checked table, ordered by study and clip, from one array a column (score is computed)."""
+    logit = np.asarray(logit, dtype=np.float64)
+    table = pd.DataFrame(
+        {
+            "study_id": np.asarray(study_id, dtype=object),
+            "patient_hash": np.asarray(patient_hash, dtype=object),
+            "split": np.asarray(split, dtype=object),
+            "clip_start": np.asarray(clip_start, dtype=np.int64),
+            "clip_stop": np.asarray(clip_stop, dtype=np.int64),
+            "label": np.asarray(label, dtype=np.int64),
+            "logit": logit,
+            "score": 0.5 * (1 + np.tanh(0.5 * logit)),  # the sigmoid, without overflow
+            "study_label": np.asarray(study_label, dtype=np.int64),
+        }
+    )
+    table = table.sort_values(["study_id", "clip_start"], kind="stable", ignore_index=True)
+    return check_predictions(table)
+
+
+def check_predictions(table: pd.DataFrame) -> pd.DataFrame:
+    """The table itself when it is sound.
+
+    Raises
+    ------
+    CTVideoError
+        A column is missing, a clip appears twice, a score is NaN, or a label is not 0, 1 or -1.
+    """
+    missing = [name for name in COLUMNS if name not in table.columns]
+    if missing:
+        raise CTVideoError(
+            f"the predictions table lacks the column(s) {', '.join(missing)}; "
+            f"it holds {', '.join(map(str, table.columns))}"
+        )
+    twice = table.duplicated(["study_id", "clip_start"])
+    if twice.any():
+        first = table[twice].iloc[0]
+        raise CTVideoError(
+            f"{int(twice.sum())} clip(s) appear twice in the predictions table, the first is "
+            f"slice {first.clip_start} of study {first.study_id}; each clip counts once"
+        )
+    nan = table["score"].isna() | table["logit"].isna()
+    if nan.any():
+        studies = table.loc[nan, "study_id"].unique()
+        raise CTVideoError(
+            f"{int(nan.sum())} of {len(table)} scores are NaN, in study {studies[0]}"
+            + (f" and {len(studies) - 1} more" if len(studies) > 1 else "")
+            + "; the network's output is not usable (check the learning rate and the precision)"
+        )
+    for column in ("label", "study_label"):
+        wrong = ~table[column].isin((-1, 0, 1))
+        if wrong.any():
+            raise CTVideoError(
+                f"column {column} holds {table.loc[wrong, column].iloc[0]!r}; "
+                "labels are 0, 1 or -1 for unknown"
+            )
+    mixed = table.groupby("study_id")[["study_label", "patient_hash"]].nunique().max(axis=1) > 1
+    if mixed.any():
+        raise CTVideoError(
+            f"study {mixed.index[mixed][0]} has two study labels or two patients in one table"
+        )
+    return table
+
+
+def _max(scores: np.ndarray, k: int) -> float:
+    return float(scores.max())
+
+
+def _mean_top_k(scores: np.ndarray, k: int) -> float:
+    return float(np.sort(scores)[-k:].mean())
+
+
+def _noisy_or(scores: np.ndarray, k: int) -> float:
+    return float(-np.expm1(np.log1p(-np.minimum(scores, 1 - 1e-15)).sum()))
+
+
+_RULES = dict(zip(AGGREGATIONS, (_max, _mean_top_k, _noisy_or), strict=True))
+
+
+def aggregate(
+    table: pd.DataFrame, method: str = "max", *, top_k: int = 3, label_from: str = "study"
+) -> pd.DataFrame:
+    """One row a study from one row a clip.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A predictions table (see :data:`COLUMNS`).
+    method : {"max", "mean_top_k", "noisy_or"}
+        ``max`` is the paper's. ``mean_top_k`` averages the ``top_k`` highest scores (all, where a
+        study has fewer). ``noisy_or`` is one minus the product of (1 - score): the probability
+        of at least one positive clip if clips were independent.
+    label_from : {"study", "clips"}
+        ``study`` takes the set's own study label; ``clips`` calls a study positive when any of
+        its clips is, which is the paper's rule. Unknown study labels fall back on the clips.
+
+    Returns
+    -------
+    DataFrame
+        study_id, patient_hash, split, label, score, clips; ordered by study_id.
+    """
+    if method not in _RULES:
+        raise CTVideoError(f"unknown aggregation {method!r}; choose from {', '.join(AGGREGATIONS)}")
+    if label_from not in ("study", "clips"):
+        raise CTVideoError(f"label_from is 'study' or 'clips', found {label_from!r}")
+    if top_k < 1:
+        raise CTVideoError(f"top_k must be at least 1, found {top_k}")
+    rows = []
+    for study, clips in table.groupby("study_id", sort=True):
+        first = clips.iloc[0]
+        # With unknown clips beside negative ones nobody knows whether the study is negative.
+        of_clips = 1 if (clips["label"] == 1).any() else int(clips["label"].min())
+        given = int(first.study_label)
+        rows.append(
+            {
+                "study_id": study,
+                "patient_hash": first.patient_hash,
+                "split": first.split,
+                "label": of_clips if label_from == "clips" or given < 0 else given,
+                "score": _RULES[method](clips["score"].to_numpy(), top_k),
+                "clips": len(clips),
+            }
+        )
+    columns = ["study_id", "patient_hash", "split", "label", "score", "clips"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def write_predictions(table: pd.DataFrame, folder, name: str = "predictions") -> list[Path]:
+    """Write ``name``.parquet and ``name``.csv into ``folder``; returns both paths."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    check_predictions(table)
+    written = []
+    for suffix in ("parquet", "csv"):
+        path = folder / f"{name}.{suffix}"
+        partial = folder / f".{name}.{os.getpid()}.{suffix}"
+        if suffix == "parquet":
+            table.to_parquet(partial, index=False)
+        else:
+            table.to_csv(partial, index=False, lineterminator="\n")
+        os.replace(partial, path)
+        written.append(path)
+    return written
+
+
+def read_predictions(path) -> pd.DataFrame:
+    """Read a table written by :func:`write_predictions` (parquet or csv) and check it."""
+    path = Path(path)
+    if path.suffix not in (".parquet", ".csv"):
+        raise CTVideoError(f"{path.name}: a predictions table is a .parquet or a .csv file")
+    if not path.is_file():
+        raise CTVideoError(f"no predictions table {path.name} in {path.parent.name or '.'}")
+    if path.suffix == ".parquet":
+        return check_predictions(pd.read_parquet(path))
+    return check_predictions(pd.read_csv(path, dtype={"study_id": str, "patient_hash": str}))

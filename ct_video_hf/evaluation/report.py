@@ -1,0 +1,142 @@
+"""metrics.json: every metric of a predictions table, on clips and on studies, with intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from .bootstrap import Interval, bootstrap_intervals
+from .metrics import METRICS, undefined_reason
+from .predictions import aggregate, check_predictions
+
+__all__ = ["evaluate_predictions", "format_metrics", "point_metrics", "write_json"]
+
+
+def _known(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["label"] >= 0]
+
+
+def point_metrics(
+    table: pd.DataFrame, *, aggregation: str = "max", top_k: int = 3, label_from: str = "study"
+) -> dict[str, float]:
+    """``clip/...`` and ``study/...`` values without intervals, for use during training."""
+    studies = aggregate(table, aggregation, top_k=top_k, label_from=label_from)
+    values = {}
+    for level, cases in (("clip", _known(table)), ("study", _known(studies))):
+        labels, scores = cases["label"].to_numpy(), cases["score"].to_numpy()
+        for name, metric in METRICS.items():
+            values[f"{level}/{name}"] = metric(labels, scores)
+    return values
+
+
+def evaluate_predictions(
+    table: pd.DataFrame,
+    *,
+    aggregation: str = "max",
+    top_k: int = 3,
+    label_from: str = "study",
+    resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict:
+    """All metrics of one split with patient-clustered bootstrap intervals, ready for JSON.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A predictions table; rows with an unknown label (-1) do not count and are counted.
+    aggregation, top_k, label_from
+        See :func:`ct_video_hf.evaluation.predictions.aggregate`.
+    resamples, seed, confidence
+        See :func:`ct_video_hf.evaluation.bootstrap.bootstrap_intervals`.
+
+    Returns
+    -------
+    dict
+        ``"clip/auroc": {"value", "low", "high", "n", "positives"}`` and so on for each metric on
+        clips and on studies; an undefined value is None and has ``undefined``, the reason. Beside
+        them how it was made: aggregation, resamples, seed, confidence, split, patients.
+    """
+    check_predictions(table)
+    studies = aggregate(table, aggregation, top_k=top_k, label_from=label_from)
+    report: dict = {}
+    for level, cases in (("clip", _known(table)), ("study", _known(studies))):
+        labels, scores = cases["label"].to_numpy(), cases["score"].to_numpy()
+        intervals = bootstrap_intervals(
+            METRICS,
+            labels,
+            scores,
+            cases["patient_hash"].to_numpy(dtype=str),
+            resamples=resamples,
+            seed=seed,
+            confidence=confidence,
+        )
+        for name, interval in intervals.items():
+            report[f"{level}/{name}"] = _entry(name, interval, labels, scores)
+    report |= {
+        "aggregation": aggregation,
+        "study_label_from": label_from,
+        "interval": "percentile bootstrap over patients",
+        "confidence": confidence,
+        "resamples": resamples,
+        "seed": seed,
+        "split": ", ".join(sorted(map(str, table["split"].unique()))),
+        "patients": int(table["patient_hash"].nunique()),
+        "unknown_labels": {
+            "clips": int((table["label"] < 0).sum()),
+            "studies": int((studies["label"] < 0).sum()),
+        },
+    }
+    if aggregation == "mean_top_k":
+        report["top_k"] = top_k
+    return report
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _entry(name: str, interval: Interval, labels, scores) -> dict:
+    entry = {
+        "value": _number(interval.value),
+        "low": _number(interval.low),
+        "high": _number(interval.high),
+        "n": int(labels.size),
+        "positives": int(labels.sum()),
+    }
+    if entry["value"] is None:
+        entry["undefined"] = undefined_reason(name, labels, scores)
+    if interval.undefined_resamples:
+        entry["undefined_resamples"] = interval.undefined_resamples
+    return entry
+
+
+def write_json(content: dict, path) -> Path:
+    """Write strict JSON (no NaN) under a temporary name, then move it into place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    partial.write_text(text + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def format_metrics(report: dict) -> str:
+    """The report as a small table for the console."""
+    lines = [f"{'metric':<38} {'value':>7}   {100 * report['confidence']:.0f} % interval"]
+    for name, entry in report.items():
+        if not isinstance(entry, dict) or "value" not in entry:
+            continue
+        if entry["value"] is None:
+            lines.append(f"{name:<38} {'-':>7}   undefined: {entry['undefined']}")
+            continue
+        bounds = "-"
+        if entry["low"] is not None:
+            bounds = f"{entry['low']:.3f} to {entry['high']:.3f}"
+        lines.append(f"{name:<38} {entry['value']:>7.3f}   {bounds}")
+    return "\n".join(lines)
