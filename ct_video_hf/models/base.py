@@ -1,0 +1,409 @@
+"""What all backbones share: configuration, input checks, feature pooling, head and loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+__all__ = [
+    "CTVideoBackbone",
+    "CTVideoClassifier",
+    "CTVideoClassifierOutput",
+    "CTVideoConfig",
+    "CTVideoModelOutput",
+    "CTVideoPreTrainedModel",
+    "classification_loss",
+]
+
+PROBLEM_TYPES = ("multi_label_classification", "single_label_classification")
+
+
+@strict
+class CTVideoConfig(PreTrainedConfig):
+    """Fields that every backbone's configuration has.
+
+    ``num_labels`` is 1 unless ``num_labels`` or ``id2label`` says otherwise: a binary task is one
+    logit with binary cross-entropy.
+    """
+
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["hidden_states", "pooler_output"]
+    #: Classes that load this configuration, by Auto class; they live in the configuration's module.
+    auto_classes: ClassVar[dict[str, str]] = {}
+
+    #: Slices in the clips that the model is meant for.
+    num_frames: int = 32
+    #: Side in pixels of the planes that the model is meant for.
+    image_size: int = 224
+    #: Channels of ``pixel_values``.
+    num_channels: int = 3
+    #: Probability of zeroing a feature before the classifier while training.
+    dropout: float | int = 0.5
+    #: Standard deviation of the classifier's initial weights.
+    head_init_std: float | int = 0.01
+    #: One weight a label: of its positive cases (multi-label) or of the class (single-label).
+    class_weights: list[float | int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.id2label is None and kwargs.get("num_labels") is None:
+            kwargs["num_labels"] = 1
+        if self.problem_type is None:
+            self.problem_type = "multi_label_classification"
+        super().__post_init__(**kwargs)
+
+    @property
+    def feature_size(self) -> int:
+        """Length of the pooled feature vector."""
+        raise NotImplementedError(f"{type(self).__name__} does not say its feature_size.")
+
+    @property
+    def smallest_clip(self) -> tuple[int, int, int]:
+        """Fewest frames, rows and columns that the network accepts."""
+        return (1, 1, 1)
+
+    def validate_sizes(self) -> None:
+        """Refuse sizes below 1 and dropout outside 0..1."""
+        for name in ("num_frames", "image_size", "num_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is expected.")
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"dropout is {self.dropout}; 0 to 1 is expected.")
+
+    def validate_problem_type(self) -> None:
+        """Refuse losses that the heads do not have."""
+        if self.problem_type is not None and self.problem_type not in PROBLEM_TYPES:
+            raise ValueError(
+                f"problem_type is {self.problem_type!r}; allowed: {', '.join(PROBLEM_TYPES)}. "
+                "A binary task is multi_label_classification with one label."
+            )
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any):
+        """Save as transformers does, naming every Auto class whose code travels along."""
+        module = type(self).__module__.split(".")[-1]
+        ours = {auto: f"{module}.{name}" for auto, name in self.auto_classes.items()}
+        self.auto_map = {**(getattr(self, "auto_map", None) or {}), **ours}
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+
+@dataclass
+class CTVideoModelOutput(ModelOutput):
+    """What a backbone gives.
+
+    Attributes
+    ----------
+    last_hidden_state : torch.Tensor
+        (batch, feature, t, h, w): features on the network's last grid.
+    pooler_output : torch.Tensor
+        (batch, feature_size): one vector a clip.
+    pooled_grid : torch.Tensor
+        (batch, feature_size, t', h', w'): features after the head's pooling. One position, or
+        several where a published head slides a fixed window and averages afterwards.
+    hidden_states : tuple of torch.Tensor, optional
+        (batch, channel, t, h, w) after the stem and after each stage.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    pooled_grid: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class CTVideoClassifierOutput(ModelOutput):
+    """What a classifier gives: loss (with labels), logits (batch, num_labels), features."""
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+
+
+@contextmanager
+def _kept_statistics(module: nn.Module) -> Iterator[None]:
+    """Leave running statistics of batch norms as they are for a repeated forward pass."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [
+        (norm.momentum, None if norm.num_batches_tracked is None else norm.num_batches_tracked + 0)
+        for norm in norms
+    ]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            if count is not None:
+                norm.num_batches_tracked.copy_(count)
+
+
+class _OnceCounted:
+    """Calls a block; from the second call on (recomputation) its statistics stay as they are."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block = block
+        self.called = False
+
+    def __call__(self, video: torch.Tensor) -> torch.Tensor:
+        if self.called:
+            with _kept_statistics(self.block):
+                return self.block(video)
+        self.called = True
+        return self.block(video)
+
+
+class CTVideoPreTrainedModel(PreTrainedModel):
+    """Loading, saving, initialisation and input checks of all backbones."""
+
+    config_class = CTVideoConfig
+    base_model_prefix = "backbone"
+    main_input_name = "pixel_values"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ResBlock"]  # noqa: RUF012 - transformers reads a class attribute
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise as pytorchvideo does: He for convolutions, last norm of a block at zero.
+
+        Only calls that skip tensors already loaded: it also runs after ``from_pretrained`` for
+        what a checkpoint lacked.
+        """
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm):
+            _init_norm(module)
+        elif isinstance(module, nn.Linear):
+            init.normal_(module.weight, mean=0.0, std=self.config.head_init_std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+
+    def check_pixel_values(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Refuse what the network cannot take; return it in the weights' dtype.
+
+        Raises
+        ------
+        ValueError
+            Naming the expected axes and the smallest frames, rows and columns.
+        """
+        axes = "(batch, frames, channels, rows, columns)"
+        if not isinstance(pixel_values, torch.Tensor):
+            raise ValueError(
+                f"pixel_values is a {type(pixel_values).__name__}; a float tensor {axes} is needed."
+            )
+        shape, channels = tuple(pixel_values.shape), self.config.num_channels
+        if len(shape) != 5:
+            raise ValueError(f"pixel_values has shape {shape}; {axes} is needed.")
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"pixel_values is {pixel_values.dtype}; floats are needed, as CTVideoProcessor "
+                "makes them from Hounsfield units."
+            )
+        if shape[2] != channels:
+            swapped = " It looks like (batch, channels, frames, ...)." * (shape[1] == channels)
+            raise ValueError(
+                f"pixel_values has shape {shape}: {shape[2]} channels where this model takes "
+                f"{channels}; the axes are {axes}.{swapped}"
+            )
+        clip, least = (shape[1], *shape[3:]), self.config.smallest_clip
+        if any(size < low for size, low in zip(clip, least, strict=True)):
+            raise ValueError(
+                f"pixel_values has {clip[0]} frames of {clip[1]}x{clip[2]} pixels; this model "
+                f"takes at least {least[0]} frames of {least[1]}x{least[2]}."
+            )
+        return pixel_values.to(self.dtype)
+
+
+def _init_norm(norm: nn.Module) -> None:
+    if norm.weight is not None:
+        scale = 0.0 if getattr(norm, "block_final_bn", False) else 1.0
+        init.constant_(norm.weight, scale)
+    if norm.bias is not None:
+        init.zeros_(norm.bias)
+    if getattr(norm, "running_mean", None) is not None:
+        init.zeros_(norm.running_mean)
+        init.ones_(norm.running_var)
+        init.zeros_(norm.num_batches_tracked)
+
+
+class CTVideoBackbone(CTVideoPreTrainedModel):
+    """A video network without classifier; subclasses set ``blocks`` and ``head_pool``.
+
+    ``blocks`` is a ModuleList of stem and stages on (batch, channel, frame, row, column);
+    ``head_pool`` maps the last stage to ``pooled_grid``.
+    """
+
+    blocks: nn.ModuleList
+    head_pool: nn.Module
+
+    def __init__(self, config: CTVideoConfig) -> None:
+        super().__init__(config)
+        self.gradient_checkpointing = False
+
+    def _run(self, block: nn.Module, video: torch.Tensor) -> torch.Tensor:
+        if self.gradient_checkpointing and self.training:
+            return self._gradient_checkpointing_func(_OnceCounted(block), video)
+        return block(video)
+
+    def forward_features(self, video: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Stem and stages on (batch, channel, frame, row, column): the output of each."""
+        states = []
+        for block in self.blocks:
+            video = self._run(block, video)
+            states.append(video)
+        return tuple(states)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        clip_starts: torch.Tensor | None = None,
+        clip_lengths: torch.Tensor | None = None,
+    ) -> CTVideoModelOutput | tuple:
+        """Features of clips.
+
+        Parameters
+        ----------
+        pixel_values : torch.Tensor
+            Float, (batch, frames, channels, rows, columns), from ``CTVideoProcessor``.
+        output_hidden_states, return_dict : bool, optional
+            As everywhere in transformers; the configuration decides where None.
+        clip_starts, clip_lengths : torch.Tensor, optional
+            Accepted so that the processor's whole output can be passed on; not used.
+
+        Returns
+        -------
+        CTVideoModelOutput
+            Or a tuple of its fields with ``return_dict=False``.
+        """
+        video = self.check_pixel_values(pixel_values).transpose(1, 2)
+        states = self.forward_features(video)
+        grid = self.head_pool(states[-1])
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        output = CTVideoModelOutput(
+            last_hidden_state=states[-1],
+            pooler_output=grid.mean((2, 3, 4)),
+            pooled_grid=grid,
+            hidden_states=states if output_hidden_states else None,
+        )
+        as_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if as_dict else output.to_tuple()
+
+
+class CTVideoClassifier(CTVideoPreTrainedModel):
+    """A backbone with dropout and one linear layer; subclasses name ``backbone_class``."""
+
+    backbone_class: ClassVar[type[CTVideoBackbone]]
+
+    def __init__(self, config: CTVideoConfig) -> None:
+        super().__init__(config)
+        self.backbone = self.backbone_class(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.feature_size, config.num_labels)
+        self.post_init()
+
+    def classify(self, grid: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, num_labels) of a pooled grid: classify each position, then average."""
+        logits = self.classifier(self.dropout(grid).permute(0, 2, 3, 4, 1))
+        return logits.permute(0, 4, 1, 2, 3).mean((2, 3, 4))
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        clip_starts: torch.Tensor | None = None,
+        clip_lengths: torch.Tensor | None = None,
+    ) -> CTVideoClassifierOutput | tuple:
+        """Classify clips.
+
+        Parameters
+        ----------
+        pixel_values : torch.Tensor
+            Float, (batch, frames, channels, rows, columns), from ``CTVideoProcessor``.
+        labels : torch.Tensor, optional
+            See :func:`classification_loss`.
+        output_hidden_states, return_dict : bool, optional
+            As everywhere in transformers.
+        clip_starts, clip_lengths : torch.Tensor, optional
+            Accepted so that the processor's whole output can be passed on; not used.
+        """
+        features = self.backbone(
+            pixel_values, output_hidden_states=output_hidden_states, return_dict=True
+        )
+        logits = self.classify(features.pooled_grid)
+        output = CTVideoClassifierOutput(
+            loss=None if labels is None else classification_loss(logits, labels, self.config),
+            logits=logits,
+            pooler_output=features.pooler_output,
+            hidden_states=features.hidden_states,
+        )
+        as_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if as_dict else output.to_tuple()
+
+
+def classification_loss(
+    logits: torch.Tensor, labels: torch.Tensor, config: CTVideoConfig
+) -> torch.Tensor:
+    """Mean loss over the known labels, in float32.
+
+    Parameters
+    ----------
+    logits : torch.Tensor
+        (batch, num_labels).
+    labels : torch.Tensor
+        ``multi_label_classification``: 0..1, (batch, num_labels), or (batch,) for one label;
+        NaN and negative values are unknown and left out. ``single_label_classification``: class
+        indices (batch,); negative ones are unknown and left out.
+    config : CTVideoConfig
+        ``problem_type`` and ``class_weights``.
+
+    Raises
+    ------
+    ValueError
+        When the shapes do not fit.
+    """
+    logits, labels = logits.float(), labels.to(logits.device)
+    weights = None
+    if config.class_weights is not None:
+        if len(config.class_weights) != logits.shape[1]:
+            raise ValueError(
+                f"class_weights has {len(config.class_weights)} values for {logits.shape[1]} labels"
+            )
+        weights = torch.tensor(config.class_weights, dtype=torch.float32, device=logits.device)
+    if config.problem_type == "single_label_classification":
+        if labels.shape != logits.shape[:1] or labels.is_floating_point():
+            raise ValueError(
+                f"labels has shape {tuple(labels.shape)} and dtype {labels.dtype}; class indices "
+                f"({len(logits)},) are needed for single_label_classification."
+            )
+        target = torch.where(labels >= 0, labels, -100).long()
+        total = nn.functional.cross_entropy(logits, target, weight=weights, reduction="sum")
+        counted = labels >= 0 if weights is None else weights[target.clamp(min=0)] * (target >= 0)
+        return total / counted.sum().clamp(min=torch.finfo(torch.float32).tiny)
+    if labels.ndim == 1 and logits.shape[1] == 1:
+        labels = labels.unsqueeze(1)
+    if labels.shape != logits.shape:
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)}; {tuple(logits.shape)} is needed for "
+            "multi_label_classification."
+        )
+    target = labels.float()
+    known = target >= 0  # False for NaN, too
+    losses = nn.functional.binary_cross_entropy_with_logits(
+        logits, torch.where(known, target, 0.0), pos_weight=weights, reduction="none"
+    )
+    return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1)

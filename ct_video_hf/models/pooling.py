@@ -1,0 +1,38 @@
+"""Pooling before the classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+__all__ = ["HEAD_POOLS", "GlobalMaxPool", "make_head_pool"]
+
+#: "published" averages a window at stride 1; the others pool everything.
+HEAD_POOLS = ("published", "mean", "max")
+
+
+class GlobalMaxPool(nn.Module):
+    """Largest value of each channel, (batch, channel, 1, 1, 1)."""
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        """Pool (batch, channel, frame, row, column)."""
+        return video.amax((2, 3, 4), keepdim=True)
+
+
+def make_head_pool(kind: str, kernel: Sequence[int]) -> nn.Module:
+    """Build the pooling that ``kind`` names; ``kernel`` is the window of "published".
+
+    Raises
+    ------
+    ValueError
+        For a kind that is not in :data:`HEAD_POOLS`.
+    """
+    if kind == "published":
+        return nn.AvgPool3d(tuple(kernel), stride=1)
+    if kind == "mean":
+        return nn.AdaptiveAvgPool3d(1)
+    if kind == "max":
+        return GlobalMaxPool()
+    raise ValueError(f"head_pool is {kind!r}; allowed: {', '.join(HEAD_POOLS)}.")

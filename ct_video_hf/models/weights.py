@@ -1,0 +1,194 @@
+"""Published checkpoints into our models: read safely, map strictly."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from .base import CTVideoClassifier
+from .download import fetch
+from .records import Backbone
+
+__all__ = [
+    "fetch",
+    "inflate_channels",
+    "load_published",
+    "map_keys",
+    "read_checkpoint",
+]
+
+logger = logging.getLogger(__name__)
+
+_WRAPPERS = ("model_state", "state_dict", "model_state_dict", "model")
+_HEAD = "classifier."
+
+
+def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a checkpoint file without running code from it.
+
+    Parameters
+    ----------
+    path : path
+        A ``.safetensors`` file, or what ``torch.save`` wrote: a state dict, or a dictionary that
+        holds one under ``model_state``, ``state_dict``, ``model_state_dict`` or ``model``. A
+        prefix ``module.`` on every key is dropped.
+
+    Raises
+    ------
+    ValueError
+        For a file that is truncated, damaged, holds pickled code, or holds no tensors.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path.name} is not a plain checkpoint: it is damaged or holds pickled objects beyond "
+            "tensors, which could run code and are never loaded. Save its state dict with "
+            "torch.save or as safetensors and convert that."
+        ) from error
+    except (RuntimeError, EOFError, SafetensorError, UnicodeDecodeError, KeyError) as error:
+        raise ValueError(
+            f"{path.name} cannot be read: truncated, damaged or not a checkpoint ({error})."
+        ) from error
+    state = _unwrap(content)
+    if state is None:
+        raise ValueError(
+            f"{path.name} holds no state dict: a dictionary of tensors, or one under "
+            f"{', '.join(_WRAPPERS)}, is expected."
+        )
+    while state and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
+
+
+def _unwrap(content: Any) -> dict[str, torch.Tensor] | None:
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not content:
+        return None
+    state = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    return state if len(state) == len(content) and all(map(_is_text, state)) else None
+
+
+def _is_text(key: Any) -> bool:
+    return isinstance(key, str)
+
+
+def map_keys(
+    state: Mapping[str, torch.Tensor], key_map: tuple[tuple[str, str], ...]
+) -> dict[str, torch.Tensor]:
+    """Rename published keys: the first prefix of ``key_map`` that fits is replaced."""
+    mapped = {}
+    for key, value in state.items():
+        for prefix, ours in key_map:
+            if key.startswith(prefix):
+                key = ours + key.removeprefix(prefix)
+                break
+        mapped[key] = value
+    return mapped
+
+
+def inflate_channels(weight: torch.Tensor, channels: int, method: str = "sum") -> torch.Tensor:
+    """Adapt a convolution weight (out, in, ...) to another number of input channels.
+
+    Parameters
+    ----------
+    weight : torch.Tensor
+        For ``in`` channels.
+    channels : int
+        Wanted number of input channels.
+    method : {"sum", "mean"}
+        ``"sum"``: the response to one picture repeated on all channels stays what it was (for one
+        channel: the sum over the old ones). ``"mean"``: every channel gets the mean of the old
+        ones, so that the response grows with the number of channels.
+    """
+    if weight.shape[1] == channels:
+        return weight
+    if method not in ("sum", "mean"):
+        raise ValueError(f"channel_inflation is {method!r}; allowed: sum, mean.")
+    mean = weight.mean(1, keepdim=True)
+    if method == "sum":
+        mean = mean * (weight.shape[1] / channels)
+    return mean.expand(-1, channels, *weight.shape[2:]).contiguous()
+
+
+def load_published(
+    model: CTVideoClassifier,
+    state: Mapping[str, torch.Tensor],
+    record: Backbone,
+    channel_inflation: str = "sum",
+) -> list[str]:
+    """Load a published state dict into a fresh model, strictly.
+
+    Parameters
+    ----------
+    model : CTVideoClassifier
+        Of ``record``'s family, as just made.
+    state : mapping
+        Published keys, or our own.
+    record : Backbone
+        Gives the key map and the layers that see the input.
+    channel_inflation : {"sum", "mean"}
+        See :func:`inflate_channels`.
+
+    Returns
+    -------
+    list of str
+        Keys of the classifier that start anew, because the checkpoint has none or another number
+        of labels; everything else is loaded.
+
+    Raises
+    ------
+    ValueError
+        With the missing, unexpected and ill-shaped keys outside the classifier; the model is then
+        left as it was.
+    """
+    own = model.state_dict()
+    given = dict(state) if set(state) == set(own) else map_keys(state, record.key_map)
+    for key in record.input_keys:
+        if key in given and key in own and given[key].ndim == own[key].ndim:
+            given[key] = inflate_channels(given[key], own[key].shape[1], channel_inflation)
+    fresh = sorted(
+        key
+        for key in own
+        if key.startswith(_HEAD) and (key not in given or given[key].shape != own[key].shape)
+    )
+    if fresh:  # weight and bias stay together
+        fresh = sorted(key for key in own if key.startswith(_HEAD))
+        given = {key: value for key, value in given.items() if not key.startswith(_HEAD)}
+    missing = sorted(set(own) - set(given) - set(fresh))
+    unexpected = sorted(set(given) - set(own))
+    shapes = [
+        f"{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}"
+        for key, value in sorted(given.items())
+        if key in own and value.shape != own[key].shape
+    ]
+    if missing or unexpected or shapes:
+        raise ValueError(
+            f"The checkpoint does not fit {record.name}. Missing: {_some(missing)}. Unexpected: "
+            f"{_some(unexpected)}. Other shape: {_some(shapes)}."
+        )
+    model.load_state_dict(given, strict=not fresh)
+    if fresh:
+        logger.info("The classifier of %s starts anew: %s", record.name, ", ".join(fresh))
+    return fresh
+
+
+def _some(names: list[str], limit: int = 8) -> str:
+    if not names:
+        return "none"
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
