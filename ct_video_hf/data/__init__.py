@@ -1,1 +1,98 @@
+"""CTVolume to prepared sets: labels, splits, clips, augmentation, sampling.
 
+Names are imported when first used: preparing needs neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_EXPORTS = {
+    "CLASS_MASS": "sampling",
+    "CTClipDataset": "clips",
+    "CTDataError": "errors",
+    "CTPreparedSet": "builders",
+    "ClipIndex": "clips",
+    "ClipTransform": "transforms",
+    "LabelsTable": "labels",
+    "PrepareOptions": "prepared",
+    "PrepareSummary": "prepared",
+    "Provenance": "prepared",
+    "SOURCES": "sources",
+    "build_clip_index": "clips",
+    "clip_sampling_weights": "sampling",
+    "estimate_set": "estimate",
+    "load_ct_dataset": "builders",
+    "load_prepared": "loading",
+    "nested_fractions": "splits",
+    "prepare": "sources",
+    "prepare_table": "prepared",
+    "read_labels_table": "labels",
+    "read_manifest": "manifest",
+    "read_split_file": "splits",
+    "split_patients": "splits",
+    "summarize_set": "loading",
+    "verify_set": "loading",
+    "write_split_file": "splits",
+}
+
+__all__ = [
+    "CLASS_MASS",
+    "SOURCES",
+    "CTClipDataset",
+    "CTDataError",
+    "CTPreparedSet",
+    "ClipIndex",
+    "ClipTransform",
+    "LabelsTable",
+    "PrepareOptions",
+    "PrepareSummary",
+    "Provenance",
+    "build_clip_index",
+    "clip_sampling_weights",
+    "estimate_set",
+    "load_ct_dataset",
+    "load_prepared",
+    "nested_fractions",
+    "prepare",
+    "prepare_table",
+    "read_labels_table",
+    "read_manifest",
+    "read_split_file",
+    "split_patients",
+    "summarize_set",
+    "verify_set",
+    "write_split_file",
+]
+
+if TYPE_CHECKING:
+    from .builders import CTPreparedSet, load_ct_dataset
+    from .clips import ClipIndex, CTClipDataset, build_clip_index
+    from .errors import CTDataError
+    from .estimate import estimate_set
+    from .labels import LabelsTable, read_labels_table
+    from .loading import load_prepared, summarize_set, verify_set
+    from .manifest import read_manifest
+    from .prepared import (
+        PrepareOptions,
+        PrepareSummary,
+        Provenance,
+        prepare_table,
+    )
+    from .sampling import CLASS_MASS, clip_sampling_weights
+    from .sources import SOURCES, prepare
+    from .splits import nested_fractions, read_split_file, split_patients, write_split_file
+    from .transforms import ClipTransform
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

@@ -1,0 +1,60 @@
+"""What preparing a set would take, before anything is written."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ..errors import CTVideoError
+from .labels import LabelsTable
+from .prepared import PrepareOptions
+
+__all__ = ["estimate_set"]
+
+
+def estimate_set(
+    table: LabelsTable, options: PrepareOptions | None = None, *, workers: int = 1, sample: int = 3
+) -> dict[str, Any]:
+    """What preparing a table would take, from reading ``sample`` studies spread over it.
+
+    Returns
+    -------
+    dict
+        ``studies``, ``input_bytes``, ``estimated_output_bytes``, ``estimated_seconds`` with
+        ``workers`` processes (as if each were as fast as one alone), ``sampled`` and
+        ``sample_rejects`` (reasons). The estimates are None when no sampled study could be read.
+    """
+    from ..dicom import read_ct
+
+    options = options or PrepareOptions()
+    entries = table.entries
+    picks = sorted({round(i * (len(entries) - 1) / max(sample - 1, 1)) for i in range(sample)})
+    read = written = 0
+    seconds, rejects = 0.0, []
+    for place in picks:
+        began = time.monotonic()
+        try:
+            volume = read_ct(entries[place].path, options.policy, in_plane=options.size)
+        except CTVideoError as error:
+            rejects.append(str(error))
+            continue
+        seconds += time.monotonic() - began
+        read += _bytes_of(entries[place].path)
+        written += volume.hu.nbytes
+    total = sum(_bytes_of(entry.path) for entry in entries)
+    share = total / read if read else None
+    return {
+        "studies": len(entries),
+        "input_bytes": total,
+        "estimated_output_bytes": round(written * share) if share else None,
+        "estimated_seconds": round(seconds * share / max(workers, 1), 1) if share else None,
+        "sampled": len(picks),
+        "sample_rejects": rejects,
+    }
+
+
+def _bytes_of(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

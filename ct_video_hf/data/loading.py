@@ -1,0 +1,209 @@
+"""Opening prepared sets as ``datasets``, without copying or reading a volume."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from .errors import CTDataError
+from .labels import SPLITS
+from .manifest import read_manifest
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+__all__ = ["load_prepared", "study_files", "summarize_set", "verify_set"]
+
+
+def study_files(folder: str | os.PathLike, split: str | None = None) -> list[Path]:
+    """Files of the studies of a split (or all) in the order of the labels table.
+
+    Raises
+    ------
+    CTDataError
+        When the set is not complete, or a file is missing or has another size than it should.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder / "studies")}
+    files = []
+    for record in manifest["studies"]:
+        if split is not None and record["split"] != split:
+            continue
+        name = f"{record['key']}.arrow"
+        if sizes.get(name) != record["bytes"]:
+            found = "is missing" if name not in sizes else f"has {sizes[name]} bytes"
+            raise CTDataError(
+                f"studies/{name} of {folder.name} {found}, {record['bytes']} bytes are expected: "
+                "the copy is incomplete, or run the same `prepare` again to make it anew"
+            )
+        files.append(folder / "studies" / name)
+    return files
+
+
+def load_prepared(
+    folder: str | os.PathLike,
+    split: str | None = None,
+    *,
+    fraction: float | None = None,
+    fraction_seed: int = 0,
+) -> Dataset | DatasetDict:
+    """Open a prepared set.
+
+    Parameters
+    ----------
+    folder : path
+    split : {"train", "validation", "test", "all"}, optional
+        None gives a ``DatasetDict`` of the splits that have studies.
+    fraction : float, optional
+        Keep this share of the patients of the train split, see
+        :func:`.splits.nested_fractions`; smaller shares are contained in larger ones.
+    fraction_seed : int
+
+    Returns
+    -------
+    datasets.Dataset or datasets.DatasetDict
+        One row a study, memory-mapped from the files of the set.
+    """
+    from datasets import DatasetDict
+
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if fraction is not None and split not in (None, "train"):
+        raise CTDataError(f"fraction applies to the train split, not to {split!r}")
+    if split is None:
+        names = [name for name in SPLITS if manifest["splits"][name]]
+        return DatasetDict(
+            {
+                name: load_prepared(
+                    folder,
+                    name,
+                    fraction=fraction if name == "train" else None,
+                    fraction_seed=fraction_seed,
+                )
+                for name in names
+            }
+        )
+    if split not in (*SPLITS, "all"):
+        raise CTDataError(f"split is {split!r}; known are {', '.join(SPLITS)}, all")
+    dataset = _map_files(folder, manifest, split)
+    if fraction is None:
+        return dataset
+    records = [record for record in manifest["studies"] if record["split"] == split]
+    return dataset.select(_rows_of_fraction(records, fraction, fraction_seed))
+
+
+def _rows_of_fraction(records: list[dict[str, Any]], fraction: float, seed: int) -> list[int]:
+    from .splits import nested_fractions
+
+    patients = [record["patient_hash"] for record in records]
+    positive = [any(label > 0 for label in record["labels"]) for record in records]
+    kept = set(nested_fractions(patients, positive, [fraction], seed)[fraction])
+    return [row for row, patient in enumerate(patients) if patient in kept]
+
+
+def _map_files(folder: Path, manifest: dict[str, Any], split: str) -> Dataset:
+    from datasets import Dataset, DatasetInfo, Split
+    from datasets.table import MemoryMappedTable, concat_tables
+
+    files = study_files(folder, None if split == "all" else split)
+    if not files:
+        raise CTDataError(f"the split {split!r} of {folder.name} has no studies")
+    tables = []
+    for file in files:
+        try:
+            tables.append(MemoryMappedTable.from_file(str(file)))
+        except pa.ArrowInvalid as error:
+            raise CTDataError(
+                f"studies/{file.name} of {folder.name} is damaged: {error}"
+            ) from error
+    stamp = hashlib.sha256((folder / "manifest.json").read_bytes())
+    stamp.update(split.encode())
+    return Dataset(
+        concat_tables(tables),
+        info=DatasetInfo(
+            description=manifest["provenance"]["description"],
+            license=manifest["provenance"]["licence"],
+        ),
+        split=Split(split),
+        fingerprint=stamp.hexdigest()[:16],
+    )
+
+
+def summarize_set(
+    folder: str | os.PathLike,
+    *,
+    num_frames: int = 32,
+    stride: int | None = None,
+    min_positive_slices: int = 4,
+    tail: str = "pad",
+) -> dict[str, Any]:
+    """Counts of a prepared set, for people and for ``inspect SET --json``.
+
+    Returns
+    -------
+    dict
+        ``splits``: for each split that has studies ``studies``, ``patients``, ``slices``,
+        ``positive_studies``, ``positive_slices``, ``clips``, ``positive_clips`` (null in an
+        unlabelled set) and ``weakly_labelled_clips`` (label of the study); further ``clip_rule``
+        (the parameters of :func:`.clips.build_clip_index` that count clips), ``size``,
+        ``label_names``, ``rejected``, ``provenance``.
+    """
+    from .clips import build_clip_index
+
+    manifest = read_manifest(folder)
+    rule = {
+        "num_frames": num_frames,
+        "stride": num_frames if stride is None else stride,
+        "min_positive_slices": min_positive_slices,
+        "tail": tail,
+    }
+    splits = {}
+    for name in SPLITS:
+        members = [record for record in manifest["studies"] if record["split"] == name]
+        if not members:
+            continue
+        index = build_clip_index(load_prepared(folder, name), **rule)
+        labelled = bool(manifest["label_names"])
+        splits[name] = {
+            "studies": len(members),
+            "patients": len({record["patient_hash"] for record in members}),
+            "slices": sum(record["shape"][0] for record in members),
+            "positive_studies": sum(any(record["labels"]) for record in members),
+            "positive_slices": sum(record["positive_slices"] or 0 for record in members),
+            "clips": len(index),
+            "positive_clips": int(index.positive.sum()) if labelled else None,
+            "weakly_labelled_clips": int(index.weak.sum()) if labelled else 0,
+        }
+    return {
+        "splits": splits,
+        "clip_rule": rule,
+        "size": manifest["parameters"]["size"],
+        "label_names": manifest["label_names"],
+        "rejected": manifest["rejected"],
+        "provenance": manifest["provenance"],
+    }
+
+
+def verify_set(folder: str | os.PathLike) -> int:
+    """Check the hash of every study file against the manifest; returns how many were checked.
+
+    Raises
+    ------
+    CTDataError
+        Naming the first file that is not what was prepared.
+    """
+    folder = Path(folder)
+    records = read_manifest(folder)["studies"]
+    for file, record in zip(study_files(folder), records, strict=True):
+        with file.open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != record["sha256"]:
+                raise CTDataError(
+                    f"studies/{file.name} of {folder.name} is not what was prepared (its SHA-256 "
+                    "differs): copy it again, or delete it and run the same `prepare`"
+                )
+    return len(records)

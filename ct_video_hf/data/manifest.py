@@ -1,0 +1,223 @@
+"""The files beside the studies of a prepared set: parameters, journal, manifest, private folder.
+
+==================  ===============================================================================
+studies/*.arrow     one file a study, written under a temporary name and then moved into place
+parameters.json     what the set is made with; written first, so that a set is never a mixture
+journal.jsonl       one line a finished study while a run is under way; gone when the set is whole
+manifest.json       versions, parameters, counts, and each study's hash; written last
+rejects.csv         studies that could not be read, with the reason
+splits.csv          study and split: enough to publish or reuse the split
+README.md           the data card
+private/            the salt of the hashes and the key to hashed study ids: never publish it
+==================  ===============================================================================
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from .errors import CTDataError
+
+__all__ = [
+    "FORMAT_VERSION",
+    "SetFolder",
+    "digest_of",
+    "journal_line",
+    "read_manifest",
+    "salted_hash",
+    "versions",
+    "write_csv",
+    "write_text",
+]
+
+#: Raised when older sets can no longer be read or continued.
+FORMAT_VERSION = 1
+
+_FORMAT = "ct_video_hf prepared set"
+_LIBRARIES = ("numpy", "opencv-python-headless", "pyarrow", "pydicom", "imagecodecs")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and move it into place."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(temporary, path)
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON-able value, the same for equal values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def salted_hash(salt: str, kind: str, text: str) -> str:
+    """First 16 hexadecimal digits of an HMAC: tells nothing about ``text`` without the salt."""
+    return hmac.new(salt.encode(), f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that decide what is in a set."""
+    found = {"ct-video-hf": __version__}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed as a distribution"
+    return found
+
+
+def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
+    """The manifest of a complete prepared set.
+
+    Raises
+    ------
+    CTDataError
+        When the folder is no prepared set, is not complete, or has a newer format.
+    """
+    folder = Path(folder)
+    path = folder / "manifest.json"
+    if not path.is_file():
+        if (folder / "parameters.json").is_file():
+            raise CTDataError(
+                f"the prepared set {folder.name} is not complete: run the same `prepare` again, it "
+                "goes on where it stopped"
+            )
+        raise CTDataError(f"{folder} is not a prepared set (no manifest.json)")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CTDataError(f"{path.name} of {folder.name} is not valid JSON: {error}") from error
+    if manifest.get("format") != _FORMAT:
+        raise CTDataError(f"{folder} is not a prepared set (manifest.json of another kind)")
+    if manifest["format_version"] != FORMAT_VERSION:
+        raise CTDataError(
+            f"the prepared set {folder.name} has format {manifest['format_version']}, this version "
+            f"of ct_video_hf reads {FORMAT_VERSION}: prepare it again or change the version"
+        )
+    return manifest
+
+
+class SetFolder:
+    """The folder of a set that is being prepared."""
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        self.studies = self.path / "studies"
+        self.private = self.path / "private"
+        self._journal = self.path / "journal.jsonl"
+        self._manifest = self.path / "manifest.json"
+
+    def refuse_foreign(self) -> None:
+        """Refuse a folder that holds something other than a prepared set, before writing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise CTDataError(f"{self.path} is a file; a folder is needed for the prepared set")
+        strangers = self.path.is_dir() and any(
+            entry.name not in (".lock", "private") for entry in self.path.iterdir()
+        )
+        if strangers and not (self.path / "parameters.json").is_file():
+            raise CTDataError(
+                f"{self.path} holds other files and no prepared set: choose a new or empty folder"
+            )
+
+    def study_file(self, key: str) -> Path:
+        """Where the row of the study with this key lies."""
+        return self.studies / f"{key}.arrow"
+
+    # ---- before the studies ----------------------------------------------------------------------
+
+    def salt(self, given: str | None) -> str:
+        """The salt of the set: the one given, the one it has, or a new random one."""
+        path = self.private / "salt"
+        held = path.read_text(encoding="utf-8").strip() if path.is_file() else None
+        if given is not None and held is not None and given != held:
+            raise CTDataError(
+                f"{self.path.name} was begun with another salt; give that one, or choose a new "
+                "folder"
+            )
+        if held is None:
+            held = given or secrets.token_hex(32)
+            self.private.mkdir(parents=True, exist_ok=True)
+            write_text(self.private / ".gitignore", "*\n")
+            write_text(path, held + "\n")
+            path.chmod(0o600)
+        return held
+
+    def open(self, parameters: dict[str, Any]) -> None:
+        """Make the folder, or check that it was begun with the same parameters."""
+        path = self.path / "parameters.json"
+        if path.is_file():
+            held = json.loads(path.read_text(encoding="utf-8"))
+            other = sorted(
+                name
+                for name in {*held, *parameters}
+                if held.get(name, "(none)") != parameters.get(name, "(none)")
+            )
+            if other:
+                changes = ", ".join(
+                    f"{name} {held.get(name)!r} -> {parameters.get(name)!r}" for name in other
+                )
+                raise CTDataError(
+                    f"{self.path.name} was prepared with other parameters ({changes}). A set is "
+                    "never a mixture: choose a new folder, or delete this one."
+                )
+        self.studies.mkdir(parents=True, exist_ok=True)
+        for leftover in self.studies.glob(".*.partial"):  # of a run that was killed
+            leftover.unlink()
+        write_text(path, json.dumps(parameters, indent=1, sort_keys=True) + "\n")
+
+    # ---- the records of finished studies ---------------------------------------------------------
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Study id -> record of every finished study whose file has the size it should have."""
+        records = {}
+        if self._manifest.is_file():
+            records = {r["study_id"]: r for r in read_manifest(self.path)["studies"]}
+        if self._journal.is_file():
+            for line in self._journal.read_text(encoding="utf-8").split("\n")[:-1]:
+                record = json.loads(line)
+                records[record["study_id"]] = record
+        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(self.studies)}
+        return {
+            study: record
+            for study, record in records.items()
+            if sizes.get(f"{record['key']}.arrow") == record["bytes"]
+        }
+
+    def begin_journal(self, records: Iterable[dict[str, Any]]) -> Path:
+        """Start a journal that holds ``records``; the set is incomplete from now on."""
+        write_text(self._journal, "".join(journal_line(record) for record in records))
+        self._manifest.unlink(missing_ok=True)
+        return self._journal
+
+    def finish(self, manifest: dict[str, Any], rejects: list[dict[str, str]]) -> None:
+        """Write rejects, splits and manifest; the set is complete."""
+        write_csv(self.path / "rejects.csv", ("study", "code", "reason"), rejects)
+        studies = [{"study": r["study_id"], "split": r["split"]} for r in manifest["studies"]]
+        write_csv(self.path / "splits.csv", ("study", "split"), studies)
+        whole = {"format": _FORMAT, "format_version": FORMAT_VERSION, **manifest}
+        write_text(self._manifest, json.dumps(whole, indent=1) + "\n")
+        self._journal.unlink(missing_ok=True)
+
+
+def journal_line(record: dict[str, Any]) -> str:
+    """The line of a finished study."""
+    return json.dumps(record) + "\n"
+
+
+def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, str]]) -> None:
+    """Write a table under a temporary name and move it into place."""
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, path)

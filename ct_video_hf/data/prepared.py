@@ -1,0 +1,348 @@
+"""Turning scans into a prepared set: in parallel, resumable at any point, never a mixture.
+
+Each study is read, brought to the in-plane size and written as one file by a worker; the parent
+process keeps the journal. A run that is killed, at any moment, is continued by the same call: files
+appear under their name only when whole, and a study counts as finished only once its line is in the
+journal. A study that cannot be read becomes a reject with its reason, and the run goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from .card import write_data_card
+from .errors import CTDataError
+from .labels import SPLITS, LabelsTable
+from .manifest import (
+    SetFolder,
+    journal_line,
+    read_manifest,
+    salted_hash,
+    versions,
+    write_csv,
+)
+from .splits import PAPER_FRACTIONS, assign_splits
+from .worker import StudyTask, fingerprint, prepare_study
+
+__all__ = ["PrepareOptions", "PrepareSummary", "Provenance", "prepare_table"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the scans come from; printed on the data card."""
+
+    name: str
+    description: str = "Scans of the user."
+    licence: str = "Not stated. Find out before you share anything made from this set."
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What decides the content of a prepared set.
+
+    Attributes
+    ----------
+    size : int
+        Side of the planes in pixels.
+    policy : {"strict", "warn", "repair"}
+        Of :func:`ct_video_hf.read_ct`.
+    slice_ids : bool
+        Keep SOP Instance UIDs in the set. They are identifiers: leave this off for anything that
+        is shared.
+    hash_study_ids : bool or None
+        Replace study names by salted hashes; the key stays in ``private/``. None: only when there
+        is no labels table, because folder names may be names of patients.
+    fractions, split_seed
+        Of :func:`.splits.split_patients`; splits in the table win.
+    salt : str or None
+        Salt of the hashes, so that several sets share them; None draws one and keeps it in
+        ``private/salt``.
+    """
+
+    size: int = 256
+    policy: str = "strict"
+    slice_ids: bool = False
+    hash_study_ids: bool | None = None
+    fractions: tuple[float, float, float] = PAPER_FRACTIONS
+    split_seed: int = 2
+    salt: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.size < 16:
+            raise CTDataError(f"size is {self.size}; planes of at least 16 pixels are needed")
+        if self.policy not in ("strict", "warn", "repair"):
+            raise CTDataError(f"policy is {self.policy!r}; known are strict, warn, repair")
+
+
+@dataclass(frozen=True)
+class PrepareSummary:
+    """What a run did: studies in the set, of which ``kept`` from earlier runs, and rejects."""
+
+    out: Path
+    studies: int
+    kept: int
+    rejected: int
+    splits: dict[str, int]
+    slices: int
+    bytes: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self) | {"out": str(self.out), "seconds": round(self.seconds, 3)}
+
+
+def prepare_table(
+    table: LabelsTable,
+    out: str | os.PathLike,
+    options: PrepareOptions | None = None,
+    *,
+    provenance: Provenance | None = None,
+    split_file: dict[str, str] | None = None,
+    workers: int = 1,
+    prune: bool = False,
+    progress: bool = True,
+) -> PrepareSummary:
+    """Prepare all studies of a table.
+
+    Parameters
+    ----------
+    table : LabelsTable
+    out : path
+        A new or empty folder, or one that an earlier call with the same options began.
+    options : PrepareOptions, optional
+    provenance : Provenance, optional
+    split_file : dict, optional
+        study -> split, see :func:`.splits.read_split_file`; wins over the table.
+    workers : int
+        Worker processes; -1 takes all cores. Inside ``joblib.parallel_config`` of another backend
+        (Ray) that backend does the work.
+    prune : bool
+        Remove studies from the set that the table no longer names, instead of refusing.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    PrepareSummary
+
+    Raises
+    ------
+    CTDataError
+        For other parameters than those that ``out`` was begun with, another run at work on it,
+        studies in it that the table lacks, or when not a single study could be read.
+    """
+    began = time.monotonic()
+    options = options or PrepareOptions()
+    provenance = provenance or Provenance("folder")
+    folder = SetFolder(out)
+    folder.refuse_foreign()
+    splits = assign_splits(table, options.fractions, options.split_seed, split_file)
+    with _only_run(folder):
+        tasks, parameters = _plan(table, splits, folder, options, provenance)
+        if workers != 1:  # the processes share the cores
+            tasks = [replace(task, threads=1) for task in tasks]
+        folder.open(parameters)
+        records, todo = _compare(folder, tasks, prune, progress)
+        if not todo and _is_whole(folder, records, tasks):
+            rejects: list[dict[str, str]] = []
+        else:
+            journal = folder.begin_journal(records.values())
+            rejects = _work(folder, journal, todo, records, workers, progress)
+            _finish(folder, tasks, records, rejects, parameters, table, provenance)
+    members = [records[task.study_id] for task in tasks if task.study_id in records]
+    return PrepareSummary(
+        out=folder.path,
+        studies=len(members),
+        kept=len(tasks) - len(todo),
+        rejected=len(rejects),
+        splits={name: sum(r["split"] == name for r in members) for name in SPLITS},
+        slices=sum(r["shape"][0] for r in members),
+        bytes=sum(r["bytes"] for r in members),
+        seconds=time.monotonic() - began,
+    )
+
+
+@contextmanager
+def _only_run(folder: SetFolder) -> Iterator[None]:
+    """One run at a time; the lock goes with the process that holds it, however it ends."""
+    from filelock import FileLock, Timeout
+
+    folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.path / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise CTDataError(f"another run is preparing {folder.path.name} at this moment") from None
+
+
+def _plan(
+    table: LabelsTable,
+    splits: Sequence[str],
+    folder: SetFolder,
+    options: PrepareOptions,
+    provenance: Provenance,
+) -> tuple[list[StudyTask], dict[str, Any]]:
+    """A task a study, and what ``parameters.json`` records."""
+    salt = folder.salt(options.salt)
+    hashed = not table.label_names if options.hash_study_ids is None else options.hash_study_ids
+    tasks = [
+        StudyTask(
+            entry=entry,
+            study_id=salted_hash(salt, "study", entry.study) if hashed else entry.study,
+            patient_hash=salted_hash(salt, "patient", entry.patient_key),
+            split=split,
+            salt=salt,
+            size=options.size,
+            policy=options.policy,
+            slice_ids=options.slice_ids,
+        )
+        for entry, split in zip(table.entries, splits, strict=True)
+    ]
+    if hashed:
+        _write_key(folder, tasks)
+    parameters = {
+        "source": provenance.name,
+        "size": options.size,
+        "policy": options.policy,
+        "slice_ids": options.slice_ids,
+        "hashed_study_ids": hashed,
+        "label_names": list(table.label_names),
+        "salt_check": salted_hash(salt, "check", ""),
+    }
+    return tasks, parameters
+
+
+def _write_key(folder: SetFolder, tasks: list[StudyTask]) -> None:
+    """Which scan a hashed study id stands for; private."""
+    rows = [{"study_id": task.study_id, "study": task.entry.study} for task in tasks]
+    write_csv(folder.private / "study_key.csv", ("study_id", "study"), rows)
+
+
+def _is_current(task: StudyTask, record: dict[str, Any]) -> bool:
+    return record["row"] == task.row_digest and record["fingerprint"] == fingerprint(task)
+
+
+def _compare(
+    folder: SetFolder, tasks: list[StudyTask], prune: bool, progress: bool
+) -> tuple[dict[str, dict[str, Any]], list[StudyTask]]:
+    """What is in the folder and still true, and what is left to do."""
+    records = folder.records()
+    strangers = set(records) - {task.study_id for task in tasks}
+    if strangers and not prune:
+        raise CTDataError(
+            f"{folder.path.name} holds {len(strangers)} studies that the labels table does not "
+            "name. Choose a new folder, or say prune (--prune) to take them out of the set."
+        )
+    known = [task for task in tasks if task.study_id in records]
+    # threads: looking at thousands of files is waiting, on a network drive above all
+    with ThreadPoolExecutor(8) as pool:
+        current = pool.map(_is_current, known, [records[task.study_id] for task in known])
+        bar = tqdm(
+            current,
+            total=len(known),
+            desc="checking prepared studies",
+            unit="study",
+            disable=None if progress and known else True,
+        )
+        kept = {task.study_id for task, same in zip(known, bar, strict=True) if same}
+    if len(kept) < len(known):
+        logger.warning("inputs or labels of %d studies have changed", len(known) - len(kept))
+    todo = [task for task in tasks if task.study_id not in kept]
+    return {study: records[study] for study in records if study in kept}, todo
+
+
+def _is_whole(folder: SetFolder, records: dict, tasks: list[StudyTask]) -> bool:
+    """Nothing to do: the manifest stands and lists exactly these studies in this order."""
+    if not (folder.path / "manifest.json").is_file():
+        return False
+    listed = [record["study_id"] for record in read_manifest(folder.path)["studies"]]
+    return listed == [task.study_id for task in tasks]
+
+
+def _work(
+    folder: SetFolder,
+    journal: Path,
+    todo: list[StudyTask],
+    records: dict[str, dict[str, Any]],
+    workers: int,
+    progress: bool,
+) -> list[dict[str, str]]:
+    """Prepare what is left; fills ``records`` and returns the rejects."""
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    rejects = []
+    pool = Parallel(n_jobs=workers, return_as="generator_unordered")
+    results = pool(delayed(prepare_study)(task, str(folder.study_file(task.key))) for task in todo)
+    bar = tqdm(
+        results,
+        total=len(todo) + len(records),
+        initial=len(records),
+        desc="preparing",
+        unit="study",
+        disable=None if progress else True,
+    )
+    try:
+        with journal.open("a", encoding="utf-8", newline="\n") as stream:
+            for result in bar:
+                if "reason" in result:
+                    rejects.append(result)
+                    logger.warning("study left out: %s", result["reason"])
+                    continue
+                records[result["study_id"]] = result
+                stream.write(journal_line(result))
+                stream.flush()
+    except TerminatedWorkerError as error:
+        raise CTDataError(
+            "a worker process died, most likely for want of memory. What is finished is kept: run "
+            "the same command again with fewer workers."
+        ) from error
+    return rejects
+
+
+def _finish(
+    folder: SetFolder,
+    tasks: list[StudyTask],
+    records: dict[str, dict[str, Any]],
+    rejects: list[dict[str, str]],
+    parameters: dict[str, Any],
+    table: LabelsTable,
+    provenance: Provenance,
+) -> None:
+    """Write what belongs to a whole set; files that no study claims are removed."""
+    order = {task.study_id: place for place, task in enumerate(tasks)}
+    rejects.sort(key=lambda reject: order[reject["study"]])
+    members = [records[task.study_id] for task in tasks if task.study_id in records]
+    if not members:
+        raise CTDataError(
+            f"none of {len(tasks)} studies could be read; the first: {rejects[0]['reason']}"
+        )
+    claimed = {f"{record['key']}.arrow" for record in members}
+    for file in folder.studies.glob("*.arrow"):
+        if file.name not in claimed:
+            file.unlink()
+    manifest = {
+        "parameters": parameters,
+        "versions": versions(),
+        "provenance": asdict(provenance),
+        "patients_known": table.has_patients,
+        "label_names": list(table.label_names),
+        "splits": {name: sum(r["split"] == name for r in members) for name in SPLITS},
+        "rejected": len(rejects),
+        "studies": members,
+    }
+    write_data_card(folder.path, manifest, rejects)
+    folder.finish(manifest, rejects)

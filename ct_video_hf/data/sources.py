@@ -1,0 +1,123 @@
+"""Where scans come from, by name: each source gives a labels table and its provenance."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import CTDataError
+from .labels import LabelsTable, read_labels_table, table_of_studies
+from .prepared import PrepareOptions, PrepareSummary, Provenance, prepare_table
+from .splits import read_split_file
+
+__all__ = ["SOURCES", "Source", "open_source", "prepare"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Studies that are ready to be prepared."""
+
+    table: LabelsTable
+    provenance: Provenance
+
+
+def _folder(
+    data_dir: str | os.PathLike,
+    *,
+    labels: str | os.PathLike | None = None,
+    label_columns: Sequence[str] | None = None,
+    licence: str | None = None,
+) -> Source:
+    """A user's scans: a labels table beside DICOM folders, zips or NIfTI files.
+
+    Without ``labels``, ``labels.csv`` in the data folder is taken; without that, every scan
+    directly inside the folder becomes a study without label.
+    """
+    beside = Path(data_dir) / "labels.csv"
+    if labels is None and beside.is_file():
+        labels = beside
+    if labels is None:
+        if label_columns:
+            raise CTDataError("label_columns are given, but there is no labels table")
+        table = table_of_studies(data_dir)
+    else:
+        table = read_labels_table(labels, data_dir, label_columns=label_columns)
+    provenance = Provenance("folder", licence=licence) if licence else Provenance("folder")
+    return Source(table, provenance)
+
+
+def _phantom(data_dir: str | os.PathLike, *, seed: int = 0, **options: Any) -> Source:
+    """Generated studies, written to ``data_dir`` as DICOM; see :func:`.phantom.write_phantom`."""
+    from .phantom import write_phantom
+
+    table = write_phantom(data_dir, seed=seed, **options)
+    return Source(
+        read_labels_table(table, data_dir),
+        Provenance(
+            "phantom",
+            description="Generated chest CT studies with nodules among vessels. A test object that "
+            "says nothing about how a network fares on patients.",
+            licence="Generated data, free of any claim.",
+        ),
+    )
+
+
+#: name -> function of the data folder and the source's own options. A new data set is one more.
+SOURCES: dict[str, Callable[..., Source]] = {"folder": _folder, "phantom": _phantom}
+
+
+def open_source(name: str, data_dir: str | os.PathLike, **options: Any) -> Source:
+    """The studies of a source.
+
+    Raises
+    ------
+    CTDataError
+        For an unknown name or option, and whatever is wrong with the table.
+    """
+    if name not in SOURCES:
+        raise CTDataError(f"there is no source {name!r}; known are {', '.join(SOURCES)}")
+    return SOURCES[name](data_dir, **options)
+
+
+def prepare(
+    name: str,
+    data_dir: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    options: PrepareOptions | None = None,
+    split_file: str | os.PathLike | None = None,
+    workers: int = 1,
+    prune: bool = False,
+    progress: bool = True,
+    **source_options: Any,
+) -> PrepareSummary:
+    """Prepare a source into the folder ``out``; see :func:`.prepared.prepare_table`.
+
+    Parameters
+    ----------
+    name : str
+        A name in :data:`SOURCES`.
+    data_dir, out : path
+    options : PrepareOptions, optional
+    split_file : path, optional
+        CSV of study and split that replaces the drawn split.
+    workers, prune, progress
+        See :func:`.prepared.prepare_table`.
+    **source_options
+        Of the source: ``labels``, ``label_columns``, ``licence`` for a folder; ``seed``,
+        ``train``, ``validation``, ``test`` for the phantom.
+    """
+    source = open_source(name, data_dir, **source_options)
+    return prepare_table(
+        source.table,
+        out,
+        options,
+        provenance=source.provenance,
+        split_file=None if split_file is None else read_split_file(split_file),
+        workers=workers,
+        prune=prune,
+        progress=progress,
+    )

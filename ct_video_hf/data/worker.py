@@ -1,0 +1,122 @@
+"""One study on its way from scan to file; this is what a worker process runs."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CTVideoError
+from .labels import StudyEntry
+from .manifest import digest_of
+from .rows import study_row, write_row
+
+__all__ = ["StudyTask", "fingerprint", "prepare_study"]
+
+
+@dataclass(frozen=True)
+class StudyTask:
+    """One study on its way through a worker; picklable."""
+
+    entry: StudyEntry
+    study_id: str
+    patient_hash: str
+    split: str
+    salt: str
+    size: int
+    policy: str
+    slice_ids: bool
+    threads: int | None = None  # of the reader; None lets it choose
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(self.study_id.encode()).hexdigest()[:16]
+
+    @property
+    def row_digest(self) -> str:
+        """Changes when the table says something else of the study."""
+        entry = self.entry
+        said = [entry.labels, entry.ranges, entry.weight, self.split, self.patient_hash]
+        return digest_of(said)[:16]
+
+
+def fingerprint(task: StudyTask) -> str:
+    """Changes when a file of the scan is added, removed, resized or rewritten."""
+    path = task.entry.path
+    found = []
+    if path.is_dir():
+        for folder, folders, names in os.walk(path):
+            folders.sort()
+            base = Path(folder)
+            for name in sorted(names):
+                status = (base / name).stat()
+                inside = (base / name).relative_to(path).as_posix()
+                found.append(f"{inside}\0{status.st_size}\0{status.st_mtime_ns}")
+    else:
+        status = path.stat()
+        found.append(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}")
+    text = "\n".join(found).encode(errors="surrogateescape")
+    return hmac.new(task.salt.encode(), text, hashlib.sha256).hexdigest()[:32]
+
+
+def prepare_study(task: StudyTask, target: str) -> dict[str, Any]:
+    """Read and write one study; runs in a worker. Returns its record, or a reject."""
+    try:
+        stamp = fingerprint(task)
+        row = _read_row(task)
+    except Exception as error:  # whatever a broken file provokes must not end the run
+        return {"study": task.study_id, **_reject(error)}
+    size, digest = write_row(row, Path(target))
+    marks = row["slice_labels"]
+    return {
+        "study_id": task.study_id,
+        "key": task.key,
+        "split": task.split,
+        "patient_hash": task.patient_hash,
+        "shape": row["shape"],
+        "spacing": [round(value, 6) for value in row["spacing"]],
+        "labels": row["labels"],
+        "positive_slices": int(marks.sum()) if len(marks) else None,
+        "bytes": size,
+        "sha256": digest,
+        "fingerprint": stamp,
+        "row": task.row_digest,
+    }
+
+
+def _read_row(task: StudyTask) -> dict[str, Any]:
+    from ..dicom import read_ct
+
+    volume = read_ct(task.entry.path, task.policy, in_plane=task.size, workers=task.threads)
+    return study_row(
+        volume,
+        study_id=task.study_id,
+        patient_hash=task.patient_hash,
+        split=task.split,
+        labels=task.entry.labels,
+        ranges=task.entry.ranges,
+        weight=task.entry.weight,
+        slice_ids=task.slice_ids,
+    )
+
+
+def _reject(error: Exception) -> dict[str, str]:
+    """Code and reason without identifiers: only our own errors are trusted with their text."""
+    if isinstance(error, CTVideoError):
+        return {"code": getattr(error, "code", "bad_labels"), "reason": str(error)}
+    if isinstance(error, OSError):
+        name = Path(error.filename).name if isinstance(error.filename, str) else "a file"
+        return {
+            "code": "unreadable_file",
+            "reason": f"{name}: {error.strerror or 'cannot be read'}",
+        }
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return {
+        "code": "unexpected_error",
+        "reason": f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}; please "
+        "report this",
+    }
