@@ -1,1 +1,21 @@
+"""Whole-study prediction: scan in, study probability with clip scores and key slices out."""
 
+from .loading import LoadedModel, ModelLoadError, load_model
+from .pictures import study_figure
+from .pipeline import CTVideoPipeline, Outcome, pipeline
+from .studies import Study, find_studies
+from .tables import prediction_row, write_predictions
+
+__all__ = [
+    "CTVideoPipeline",
+    "LoadedModel",
+    "ModelLoadError",
+    "Outcome",
+    "Study",
+    "find_studies",
+    "load_model",
+    "pipeline",
+    "prediction_row",
+    "study_figure",
+    "write_predictions",
+]

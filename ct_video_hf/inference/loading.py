@@ -1,0 +1,274 @@
+"""A model folder or a Hub id to a network with its processor, from one commit, without its code.
+
+Only data is fetched and read (JSON and safetensors): the classes are those of the installed
+package or of transformers. A model that needs code of its own is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CTVideoError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..models import CTVideoProcessor
+
+__all__ = ["LoadedModel", "ModelLoadError", "load_model"]
+
+logger = logging.getLogger(__name__)
+
+_PROCESSOR_FILE = "video_preprocessor_config.json"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}(/[A-Za-z0-9][\w.\-]{0,95})?")
+
+
+class ModelLoadError(CTVideoError):
+    """A model that cannot be loaded: what was looked for, where, and what to do."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network in eval mode, its processor, and where both came from.
+
+    Attributes
+    ----------
+    model : transformers.PreTrainedModel
+    processor : CTVideoProcessor
+    name : str
+        Hub id, or the name of the folder (without the folders above it).
+    revision, commit : str or None
+        What was asked for and the commit it stood for; None for a folder.
+    backbone : str or None
+        Name in the registry, where the folder's training record tells it.
+    """
+
+    model: PreTrainedModel
+    processor: CTVideoProcessor
+    name: str
+    revision: str | None = None
+    commit: str | None = None
+    backbone: str | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able: name, revision, commit, model_type and backbone."""
+        config = self.model.config
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "commit": self.commit,
+            "model_type": config.model_type,
+            "backbone": self.backbone or config.model_type,
+        }
+
+
+def load_model(name_or_path: str | Path, *, revision: str | None = None) -> LoadedModel:
+    """Load a network and its processor.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+        A folder that ``save_pretrained`` or training wrote, or a Hub id such as ``user/model``
+        (``HF_ENDPOINT``, ``HF_HUB_OFFLINE`` and the cache are honoured).
+    revision : str, optional
+        Branch, tag or commit on the Hub. Model and processor come from the same commit.
+
+    Raises
+    ------
+    ModelLoadError
+        Not a model folder, not on the Hub, no access, no network, a broken file, or a model that
+        needs code of its own.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        if revision is not None:
+            raise ModelLoadError(
+                f"{path.name} is a folder on this machine, which has no revision {revision!r}. "
+                "Leave the revision out."
+            )
+        return _from_folder(path, name=path.resolve().name)
+    if path.exists():
+        raise ModelLoadError(f"{path.name} is a file; a model folder or a Hub id is needed.")
+    if not _HUB_ID.fullmatch(str(name_or_path)):
+        raise ModelLoadError(
+            f"There is no folder {str(name_or_path)!r}, and that is no Hub id (user/model) either."
+        )
+    return _from_hub(str(name_or_path), revision)
+
+
+def _from_hub(repo: str, revision: str | None) -> LoadedModel:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=["*.json", "*.safetensors"],  # no code is fetched
+            ignore_patterns=["*/*"],  # nor checkpoints of the training run
+        )
+    except Exception as error:
+        words = _hub_words(repo, revision, error)
+        if words is None:
+            raise
+        raise ModelLoadError(words) from error
+    path = Path(folder)
+    return _from_folder(path, name=repo, revision=revision or "main", commit=path.name)
+
+
+def _hub_words(repo: str, revision: str | None, error: Exception) -> str | None:
+    """What went wrong with the Hub, for people; None for errors that are not the Hub's."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            f"Access to {repo} is restricted. Ask for access on its page on the Hub, log in with "
+            "`hf auth login`, and try again."
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{repo} has no revision {revision!r}. Check the branch, tag or commit."
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"There is no folder {repo!r} here and no model {repo!r} on the Hub, or it is private: "
+            "check the spelling, or log in with `hf auth login`."
+        )
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        return (
+            f"There is no folder {repo!r} here, the Hub cannot be reached, and {repo} is not in "
+            "the local cache. Check the network (and HF_ENDPOINT), or fetch it once with "
+            f"`hf download {repo}` where there is one."
+        )
+    if isinstance(error, errors.HFValidationError):
+        return f"There is no folder {repo!r}, and that is no Hub id (user/model) either."
+    if isinstance(error, errors.HTTPError | OSError):  # HTTPError: transport errors, too
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"{repo} could not be fetched from the Hub: {first} Try again later."
+    return None
+
+
+def _from_folder(
+    path: Path, *, name: str, revision: str | None = None, commit: str | None = None
+) -> LoadedModel:
+    _check_config(path, name)
+    processor = _load_processor(path, name)
+    model = _load_network(path, name)
+    _check_fit(model.config, processor, name)
+    return LoadedModel(model, processor, name, revision, commit, _backbone_name(path, name))
+
+
+def _backbone_name(path: Path, name: str) -> str | None:
+    """The registry's name, which training writes down; the configuration knows only the family."""
+    record = path / "training_config.json"
+    value = _read_json(record, name).get("backbone") if record.is_file() else None
+    return str(value) if value else None
+
+
+def _check_config(path: Path, name: str) -> None:
+    config = path / "config.json"
+    if not config.is_file():
+        raise ModelLoadError(
+            f"{name} is not a model folder: it has no config.json. Expected are config.json, "
+            f"model.safetensors and {_PROCESSOR_FILE}, as training writes them."
+        )
+    if not _read_json(config, name).get("model_type"):
+        raise ModelLoadError(f"config.json of {name} names no model_type; is it another program's?")
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelLoadError(f"{path.name} of {name} is not valid JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ModelLoadError(f"{path.name} of {name} holds no JSON object.")
+    return content
+
+
+def _load_processor(path: Path, name: str) -> CTVideoProcessor:
+    from ..models import CTVideoProcessor
+
+    file = path / _PROCESSOR_FILE
+    if not file.is_file():
+        raise ModelLoadError(
+            f"{name} has no {_PROCESSOR_FILE}, so nothing says how its scans were prepared. Save "
+            "the processor that it was trained with: processor.save_pretrained(folder)."
+        )
+    kind = _read_json(file, name).get("video_processor_type")
+    if kind != "CTVideoProcessor":
+        raise ModelLoadError(
+            f"{name} was saved with the processor {kind!r}, which does not take Hounsfield units. "
+            "Save a CTVideoProcessor beside the model."
+        )
+    try:
+        return CTVideoProcessor.from_pretrained(path)
+    except (TypeError, ValueError) as error:
+        raise ModelLoadError(f"{_PROCESSOR_FILE} of {name} is not usable: {error}") from error
+
+
+def _load_network(path: Path, name: str) -> PreTrainedModel:
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForVideoClassification
+
+    if not list(path.glob("*.safetensors")):
+        raise ModelLoadError(
+            f"{name} has no weights in safetensors form (model.safetensors). Pickled weights are "
+            "not read; convert them with save_pretrained."
+        )
+    try:
+        model, info = AutoModelForVideoClassification.from_pretrained(
+            path,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=torch.float32,
+        )
+    except SafetensorError as error:
+        raise ModelLoadError(
+            f"The weights of {name} are damaged ({error}). Fetch or copy them again."
+        ) from error
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ModelLoadError(_network_words(path, name, error)) from error
+    missing = sorted(info["missing_keys"])
+    if missing:  # they would be random numbers
+        raise ModelLoadError(
+            f"The weights of {name} lack {len(missing)} tensors of its network, such as "
+            f"{missing[0]}. It is no finished classifier."
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _network_words(path: Path, name: str, error: Exception) -> str:
+    model_type = _read_json(path / "config.json", name).get("model_type")
+    if "trust_remote_code" in str(error):
+        return (
+            f"{name} (model_type {model_type!r}) needs code of its own, which is never run here. "
+            "Install the package that defines it and import it first."
+        )
+    return f"{name} (model_type {model_type!r}) cannot be loaded: {error}"
+
+
+def _check_fit(config: Any, processor: CTVideoProcessor, name: str) -> None:
+    for field, given in (
+        ("num_frames", processor.num_frames),
+        ("image_size", processor.plane_size),
+        ("num_channels", processor.num_channels),
+    ):
+        meant = getattr(config, field, given)
+        if field == "num_channels" and meant != given:
+            raise ModelLoadError(
+                f"{name}: the network takes {meant} channels and its processor makes {given}. "
+                "Save the processor that the model was trained with."
+            )
+        if meant != given:
+            logger.warning(
+                "%s: the configuration says %s %s, its processor makes %s",
+                name,
+                field,
+                meant,
+                given,
+            )

@@ -1,0 +1,166 @@
+"""Clip logits to the study's result: plain Python, JSON-able, free of identifiers."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ..dicom import CTVolume
+
+__all__ = [
+    "AGGREGATION",
+    "KEY_SLICE_RULE",
+    "KEY_SLICE_RULE_CLIPS",
+    "clip_rows",
+    "key_slices",
+    "log_odds",
+    "sigmoid",
+]
+
+#: How clip scores become the study's score.
+AGGREGATION = "max over clips"
+
+#: How key slices are chosen where the network shows its activation along a clip.
+KEY_SLICE_RULE = (
+    "Key slices: highest clip score times the network's relative class activation along that clip "
+    "(HiResCAM, maximum over the plane), at least an eighth of a clip apart."
+)
+#: How they are chosen where it does not.
+KEY_SLICE_RULE_CLIPS = "Key slices: the middle slices of the clips with the highest scores."
+
+_KEY_SLICES = 5
+
+
+def log_odds(logits: np.ndarray, problem_type: str | None) -> np.ndarray:
+    """Log-odds (clip, label): the logits themselves, or of the softmax over classes.
+
+    Parameters
+    ----------
+    logits : numpy.ndarray
+        (clip, label), float64.
+    problem_type : str or None
+        ``single_label_classification`` means softmax, anything else one sigmoid a label.
+    """
+    if problem_type != "single_label_classification" or logits.shape[1] < 2:
+        return logits
+    others = np.empty_like(logits)
+    for label in range(logits.shape[1]):
+        rest = np.delete(logits, label, axis=1)
+        highest = rest.max(axis=1, keepdims=True)
+        others[:, label] = highest[:, 0] + np.log(np.exp(rest - highest).sum(axis=1))
+    return logits - others
+
+
+def sigmoid(value: float) -> float:
+    """Probability of log-odds, without overflow."""
+    if value >= 0:
+        return 1.0 / (1.0 + math.exp(-value))
+    odds = math.exp(value)
+    return odds / (1.0 + odds)
+
+
+def clip_rows(
+    volume: CTVolume,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    odds: np.ndarray,
+    label: int,
+    labels: list[str],
+) -> list[dict[str, Any]]:
+    """One dictionary a clip: start, stop (half-open, without padding), score, place in the body.
+
+    ``z_mm`` holds the centres of the first and the last slice; ``source_index`` their places in
+    source order (None for a slice that was interpolated). With several labels, ``scores`` holds
+    the score of each.
+    """
+    z = volume.z_mm
+    rows = []
+    for start, length, values in zip(starts.tolist(), lengths.tolist(), odds, strict=True):
+        last = start + length - 1
+        row = {
+            "start": start,
+            "stop": last + 1,
+            "score": sigmoid(float(values[label])),
+            "z_mm": [float(z[start]), float(z[last])],
+            "source_index": [volume.source_index[start], volume.source_index[last]],
+        }
+        if len(labels) > 1:
+            scores = (sigmoid(float(value)) for value in values)
+            row["scores"] = dict(zip(labels, scores, strict=True))
+        rows.append(row)
+    return rows
+
+
+def key_slices(
+    volume: CTVolume,
+    clips: list[dict[str, Any]],
+    relevance: np.ndarray | None,
+    num_frames: int,
+    *,
+    include_ids: bool,
+) -> tuple[list[dict[str, Any]], str]:
+    """The most suspicious slices, best first, and the rule that chose them.
+
+    Each has ``index`` (from the feet), ``z_mm``, ``source_index``, ``score`` (of the clip that
+    brought it in) and ``relevance`` (0..1 within that clip, None where the network does not tell);
+    with ``include_ids`` also ``sop_instance_uid``.
+
+    Parameters
+    ----------
+    relevance : numpy.ndarray or None
+        (clip, frame) from :func:`.localization.slice_relevance`.
+    """
+    scores = np.array([clip["score"] for clip in clips])
+    if relevance is None or not relevance.any():
+        chosen, rule = _middles(clips, scores), KEY_SLICE_RULE_CLIPS
+    else:
+        chosen = _peaks(len(volume), clips, scores, relevance, max(1, num_frames // 8))
+        rule = KEY_SLICE_RULE
+    z = volume.z_mm
+    result = []
+    for index, clip, share in chosen:
+        row = {
+            "index": index,
+            "z_mm": float(z[index]),
+            "source_index": volume.source_index[index],
+            "score": clips[clip]["score"],
+            "relevance": share,
+        }
+        if include_ids:
+            row["sop_instance_uid"] = volume.slice_ids[index]
+        result.append(row)
+    return result, rule
+
+
+def _middles(clips: list[dict[str, Any]], scores: np.ndarray) -> list[tuple[int, int, None]]:
+    order = np.argsort(-scores, kind="stable")[:_KEY_SLICES].tolist()
+    return [((clips[clip]["start"] + clips[clip]["stop"] - 1) // 2, clip, None) for clip in order]
+
+
+def _peaks(
+    n_slices: int,
+    clips: list[dict[str, Any]],
+    scores: np.ndarray,
+    relevance: np.ndarray,
+    apart: int,
+) -> list[tuple[int, int, float]]:
+    best = np.zeros(n_slices)
+    source = np.zeros(n_slices, np.int64)
+    share = np.zeros(n_slices)
+    for number, clip in enumerate(clips):
+        here = slice(clip["start"], clip["stop"])
+        values = relevance[number, : clip["stop"] - clip["start"]]
+        better = scores[number] * values > best[here]
+        best[here] = np.where(better, scores[number] * values, best[here])
+        source[here] = np.where(better, number, source[here])
+        share[here] = np.where(better, values, share[here])
+    chosen: list[tuple[int, int, float]] = []
+    for index in np.argsort(-best, kind="stable").tolist():
+        if best[index] <= 0 or len(chosen) == _KEY_SLICES:
+            break
+        if all(abs(index - other) >= apart for other, _, _ in chosen):
+            chosen.append((index, int(source[index]), float(share[index])))
+    return chosen

@@ -1,0 +1,90 @@
+"""Predictions of many studies as a CSV table."""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["prediction_row", "write_predictions"]
+
+_COLUMNS = (
+    "study",
+    "probability",
+    "label",
+    "clips",
+    "best_clip_start",
+    "best_clip_stop",
+    "best_clip_z_low_mm",
+    "best_clip_z_high_mm",
+    "key_slice",
+    "key_slice_z_mm",
+    "key_slice_source_index",
+    "slices",
+    "slice_spacing_mm",
+    "findings",
+    "model",
+    "commit",
+    "precision",
+    "seconds",
+    "error",
+)
+
+
+def prediction_row(
+    study: str, result: Mapping[str, Any] | None, error: Exception | None = None
+) -> dict[str, Any]:
+    """One table row: a study's result, or its error.
+
+    With several labels there is a column ``probability:NAME`` for each.
+    """
+    if result is None:
+        return {"study": study, "error": " ".join(str(error or "unknown").split())}
+    best = max(result["clips"], key=lambda clip: clip["score"])
+    report, keys = result["report"], result["key_slices"]
+    row = {
+        "study": study,
+        "probability": result["study_probability"],
+        "label": result["label"],
+        "clips": len(result["clips"]),
+        "best_clip_start": best["start"],
+        "best_clip_stop": best["stop"],
+        "best_clip_z_low_mm": best["z_mm"][0],
+        "best_clip_z_high_mm": best["z_mm"][1],
+        "slices": report["slices"],
+        "slice_spacing_mm": report["spacing_mm"][0],
+        "findings": " ".join(sorted({finding["code"] for finding in report["findings"]})),
+        "model": result["model"]["name"],
+        "commit": result["model"]["commit"],
+        "precision": result["precision"],
+        "seconds": result["timings_s"]["total"],
+    }
+    if keys:
+        row["key_slice"] = keys[0]["index"]
+        row["key_slice_z_mm"] = keys[0]["z_mm"]
+        row["key_slice_source_index"] = keys[0]["source_index"]
+    if len(result["study_probabilities"]) > 1:
+        row |= {f"probability:{n}": p for n, p in result["study_probabilities"].items()}
+    return row
+
+
+def write_predictions(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike) -> Path:
+    """Write rows of :func:`prediction_row` as CSV; the file appears only when it is complete."""
+    rows = list(rows)
+    path = Path(path)
+    extra = dict.fromkeys(name for row in rows for name in row if name not in _COLUMNS)
+    columns = [*_COLUMNS[:3], *extra, *_COLUMNS[3:]]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(suffix=".csv", prefix=".", dir=path.parent)
+    try:
+        with open(handle, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return path
