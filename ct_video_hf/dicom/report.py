@@ -43,7 +43,12 @@ class Finding:
 
 @dataclass
 class GeometryReport:
-    """Geometry of a read scan and everything found while reading it; holds no identifier."""
+    """Geometry of a read scan and everything found while reading it; holds no identifier.
+
+    ``orientation`` is that of the scanned planes ("axial"; NIfTI does not tell, so there it is that
+    of the volume's). ``hu_min`` and ``hu_max`` are those of the whole volume after padding was set
+    to air and before any change of in-plane size. ``transfer_syntaxes`` are UIDs of PS3.6 A.
+    """
 
     slices: int
     rows: int
@@ -61,6 +66,8 @@ class GeometryReport:
     kernel: str | None = None
     kvp: float | None = None
     slice_thickness_mm: float | None = None
+    oblique_degrees: float = 0.0  # largest angle between the grid and the patient's axes
+    affine_error_mm: float = 0.0  # largest distance between a slice's position and the affine's
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary that ``json.dumps`` takes; the keys are stable."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ __all__ = ["AIR_HU", "CTVolume"]
 AIR_HU = -1024
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class CTVolume:
     """A chest CT in Hounsfield units on one grid with fixed patient axes.
 
@@ -31,9 +31,11 @@ class CTVolume:
     slice_ids : list of (str or None)
         One per slice: the SOP Instance UID, ``UID#n`` for frame n (1-based) of a multi-frame
         object, the index along the stored axis for NIfTI; None for a slice that policy "repair"
-        interpolated. These are identifiers: write them only where the user asked for them.
+        put more than half a spacing from any measured one. These are identifiers: write them only
+        where the user asked for them.
     source_index : list of (int or None)
-        One per slice: its place in source order (InstanceNumber, then file name), from 0.
+        One per slice: its place in source order (InstanceNumber, then file name, then frame) among
+        the images of the volume, from 0.
     report : GeometryReport
         What was found on the way, without identifiers.
     """
@@ -42,7 +44,7 @@ class CTVolume:
     affine: np.ndarray
     slice_ids: list[str | None]
     source_index: list[int | None]
-    report: GeometryReport = field(repr=False)
+    report: GeometryReport
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -68,6 +70,13 @@ class CTVolume:
         return np.array(
             [self.position(index, centre_row, centre_column)[2] for index in range(len(self.hu))]
         )
+
+    def __repr__(self) -> str:
+        """Shape, spacing and findings; no identifier and no values."""
+        spacing = "x".join(f"{length:.4g}" for length in self.spacing)
+        codes = ", ".join(sorted(self.report.codes())) or "none"
+        shape = "x".join(map(str, self.hu.shape))
+        return f"CTVolume({shape} (slice, row, column), {spacing} mm, findings: {codes})"
 
     def __len__(self) -> int:
         return len(self.hu)
