@@ -17,19 +17,24 @@ def clip_table(dataset: CTClipDataset) -> pd.DataFrame:
 
     Columns: study_index, study_id, patient_hash, split, clip_start, clip_stop, label, study_label.
     """
-    index, studies = dataset.index, dataset.studies
-    columns = {name: np.asarray(studies[name]) for name in ("study_id", "patient_hash", "split")}
-    columns["study_label"] = np.asarray(studies["study_label"], dtype=np.int64)
+    index, studies = dataset.index, dataset.dataset
+    if index.labels.shape[1] > 1:
+        raise CTVideoError(
+            f"the set has {index.labels.shape[1]} labels; predictions tables hold one"
+        )
+    labels = index.labels[:, 0] if index.labels.shape[1] else np.full(len(index), -1)
     rows = pd.DataFrame(
         {
-            "study_index": np.asarray(index.study, dtype=np.int64),
-            "clip_start": np.asarray(index.start, dtype=np.int64),
-            "clip_stop": np.asarray(index.start) + np.asarray(index.length),
-            "label": np.asarray(index.label, dtype=np.int64),
+            "study_index": index.study.astype(np.int64),
+            "clip_start": index.start.astype(np.int64),
+            "clip_stop": index.start.astype(np.int64) + index.length,
+            "label": labels.astype(np.int64),
         }
     )
-    for name, values in columns.items():
-        rows[name] = values[rows["study_index"]]
+    names = ["study_id", "patient_hash", "split", "study_label"]
+    of_studies = studies.select_columns(names).to_pandas()
+    for name in names:
+        rows[name] = of_studies[name].to_numpy()[rows["study_index"]]
     return rows
 
 

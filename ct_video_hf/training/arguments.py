@@ -1,0 +1,197 @@
+"""``CTTrainingArguments``: transformers' arguments with the defaults that clips of CT call for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import HfArgumentParser, TrainingArguments
+
+from ..errors import CTVideoError
+from ..evaluation import AGGREGATIONS
+from .options import ALIASES, OPTIONS, OptionError, did_you_mean
+
+__all__ = ["CTTrainingArguments", "build_arguments", "help_of_all_fields"]
+
+#: Batch entries that are not the model's input; the Trainer gathers them beside the logits.
+LABEL_NAMES = ("labels", "study_index", "clip_start")
+
+_SCHEDULERS = {
+    "cosine": "cosine",
+    "linear": "linear",
+    "constant": "constant_with_warmup",
+    "plateau": "reduce_lr_on_plateau",
+}
+_LOWER_IS_BETTER = ("loss", "brier", "expected_calibration_error")
+#: Fields that the run sets itself, with what to do instead.
+_RESERVED = {
+    "label_names": "the trainer gathers study and clip with the labels",
+    "remove_unused_columns": "the trainer needs the study of each clip",
+    "include_for_metrics": "the trainer gathers study and clip with the labels",
+    "push_to_hub": "push the finished folder, which holds code and card as well",
+    "auto_find_batch_size": "it would change the order of the clips; choose batch_size",
+    "train_sampling_strategy": "use sampling",
+    "activation_checkpointing": "use gradient_checkpointing",
+    "bf16": "use precision bf16",
+    "fp16": "use precision fp16",
+    "optim": "use optimizer",
+}
+
+
+@dataclass
+class CTTrainingArguments(TrainingArguments):
+    """Arguments of :class:`~ct_video_hf.training.CTTrainer`.
+
+    A subclass of ``transformers.TrainingArguments``; every field of that one works. Other defaults:
+    validate, log and save once an epoch, keep the checkpoint with the best study AUROC and the
+    last one, restore early stopping on resume, stop on a NaN loss, keep study ids in the batch.
+    """
+
+    sampling: str = field(
+        default="balanced",
+        metadata={"help": "balanced, shuffle, or the share of positive clips drawn, such as 0.3"},
+    )
+    optimizer: str = field(default="adamw", metadata={"help": "adamw or adam (L2 penalty)"})
+    channels_last: bool = field(
+        default=False, metadata={"help": "keep the weights in channels-last-3d layout"}
+    )
+    early_stopping: int = field(
+        default=5, metadata={"help": "validations without a better value before it ends; 0: never"}
+    )
+    aggregation: str = field(default="max", metadata={"help": "clip scores to a study score"})
+    top_k: int = field(default=3, metadata={"help": "clips that mean_top_k averages"})
+    study_label: str = field(
+        default="study", metadata={"help": "study: the set's label; clips: any clip positive"}
+    )
+
+    eval_strategy: str = field(default="epoch", metadata={"help": "when to validate"})
+    save_strategy: str = field(default="epoch", metadata={"help": "when to save a checkpoint"})
+    logging_strategy: str = field(default="epoch", metadata={"help": "when to log the loss"})
+    save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept"})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "end with the best"})
+    metric_for_best_model: str | None = field(
+        default="study/auroc", metadata={"help": "what the best checkpoint is best at"}
+    )
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "not used"})
+    label_names: list[str] | None = field(default=None, metadata={"help": "not used"})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "a NaN loss is an error here, not a gap in the log"}
+    )
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "early stopping goes on counting after a resume"}
+    )
+    weight_decay: float = field(default=0.01, metadata={"help": "of weights; not biases or norms"})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "learning rate over time"})
+
+    def __post_init__(self) -> None:
+        if self.label_names is None:
+            self.label_names = list(LABEL_NAMES)
+        metric = self.metric_for_best_model
+        if self.greater_is_better is None and metric is not None:
+            self.greater_is_better = not metric.endswith(_LOWER_IS_BETTER)
+        super().__post_init__()
+        if self.optimizer not in ("adamw", "adam"):
+            raise CTVideoError(f"optimizer is adamw or adam, found {self.optimizer!r}")
+        if self.aggregation not in AGGREGATIONS:
+            raise CTVideoError(
+                f"unknown aggregation {self.aggregation!r}; choose from {', '.join(AGGREGATIONS)}"
+            )
+
+
+def _fields() -> dict[str, dataclasses.Field]:
+    return {entry.name: entry for entry in dataclasses.fields(CTTrainingArguments) if entry.init}
+
+
+def _parser() -> HfArgumentParser:
+    return HfArgumentParser(CTTrainingArguments, allow_abbrev=False, add_help=False, prog="")
+
+
+def help_of_all_fields() -> str:
+    """The argparse help of every field of :class:`CTTrainingArguments`."""
+    return _parser().format_help()
+
+
+def _check_names(extras: dict[str, Any]) -> None:
+    known = _fields()
+    for name in extras:
+        if name in _RESERVED:
+            raise OptionError(f"option {name} is set by the run itself: {_RESERVED[name]}")
+        if name not in known:
+            hint = did_you_mean(name, [*OPTIONS, *ALIASES, *known])
+            raise OptionError(f"unknown option {name}{hint}")
+
+
+def _as_words(name: str, value: Any) -> list[str]:
+    """A value from a file in the words that the command line would use."""
+    if isinstance(value, list | tuple):
+        return [f"--{name}", *map(str, value)]
+    if isinstance(value, dict):
+        return [f"--{name}", json.dumps(value)]
+    return [f"--{name}", str(value)]
+
+
+def _parse_extras(extras: dict[str, Any]) -> dict[str, Any]:
+    """Values of ``TrainingArguments`` fields, read as transformers' own command line reads them."""
+    _check_names(extras)
+    given = {name: value for name, value in extras.items() if value is not None}
+    parser = _parser()
+    for action in parser._actions:  # only what was said; the rest keeps our dataclass's defaults
+        action.default = None
+    parser.error = _refuse
+    words = [word for name, value in given.items() for word in _as_words(name, value)]
+    namespace = parser.parse_args(words)
+    return {name: getattr(namespace, name) for name in given}
+
+
+def _refuse(message: str) -> None:
+    raise OptionError(f"training arguments: {message}")
+
+
+def build_arguments(
+    options: dict[str, Any], extras: dict[str, Any], output_dir, *, validate: bool
+) -> CTTrainingArguments:
+    """The Trainer's arguments from resolved options (see :func:`.options.resolve`).
+
+    Parameters
+    ----------
+    options, extras : dict
+        ``extras`` are further fields by their own names; unknown ones are refused.
+    output_dir : path
+        Where the Trainer keeps its checkpoints.
+    validate : bool
+        Whether there is a validation split; without one the last checkpoint is the result.
+    """
+    values: dict[str, Any] = {
+        "output_dir": str(output_dir),
+        "num_train_epochs": options["epochs"],
+        "per_device_train_batch_size": options["batch_size"],
+        "per_device_eval_batch_size": options["eval_batch_size"] or options["batch_size"],
+        "gradient_accumulation_steps": options["accumulate"],
+        "learning_rate": options["lr"],
+        "weight_decay": options["weight_decay"],
+        "optimizer": options["optimizer"],
+        "lr_scheduler_type": _SCHEDULERS[options["scheduler"]],
+        "warmup_steps": options["warmup"],
+        "bf16": options["precision"] == "bf16",
+        "fp16": options["precision"] == "fp16",
+        "activation_checkpointing": options["gradient_checkpointing"],
+        "channels_last": options["channels_last"],
+        "dataloader_num_workers": options["workers"],
+        "seed": options["seed"],
+        "sampling": options["sampling"],
+        "early_stopping": options["early_stopping"],
+        "metric_for_best_model": options["metric"],
+        "aggregation": options["aggregation"],
+        "top_k": options["top_k"],
+        "study_label": options["study_label"],
+    }
+    if options["scheduler"] == "plateau":
+        if not validate:
+            raise OptionError("scheduler plateau follows the validation loss: name a split")
+        values["lr_scheduler_kwargs"] = {"factor": 0.5}
+        values["warmup_steps"] = 0
+    if not validate:
+        values |= {"eval_strategy": "no", "load_best_model_at_end": False, "early_stopping": 0}
+    return CTTrainingArguments(**(values | _parse_extras(extras)))

@@ -1,0 +1,92 @@
+"""Callbacks: progress on stderr, the training log as CSV, and code with every push."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import sys
+from pathlib import Path
+
+from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.trainer_callback import ProgressCallback
+
+__all__ = ["CodeWithPushes", "ProgressOnStderr", "StopStaysStopped", "TrainingLog"]
+
+LOG_NAME = "training_log.csv"
+
+
+class ProgressOnStderr(ProgressCallback):
+    """Transformers' progress bars with one short line a log, on stderr.
+
+    The parent writes its lines to stdout, which here belongs to the answer of ``--json``.
+    """
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Show loss, learning rate and the metric that picks the best checkpoint."""
+        if not state.is_world_process_zero or self.training_bar is None:
+            return
+        wanted = {
+            "loss": "loss",
+            "learning_rate": "lr",
+            "eval_loss": "validation loss",
+            f"eval_{args.metric_for_best_model}": f"validation {args.metric_for_best_model}",
+        }
+        parts = [f"{text} {logs[key]:.4g}" for key, text in wanted.items() if key in logs]
+        if parts:
+            epoch = "" if state.epoch is None else f"epoch {state.epoch:.4g}: "
+            self.training_bar.write(epoch + ", ".join(parts), file=sys.stderr)
+
+
+class TrainingLog(TrainerCallback):
+    """Keeps ``training_log.csv`` in the output folder equal to the trainer's log so far."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Rewrite the file; a resumed run starts from the restored log, so no row is lost."""
+        if state.is_world_process_zero:
+            write_log(state.log_history, Path(args.output_dir) / LOG_NAME)
+
+
+def write_log(history: list[dict], path: Path) -> None:
+    """Write log entries as CSV, one row an entry, one column a name; replaced atomically."""
+    names = ["step", "epoch", *sorted({key for row in history for key in row} - {"step", "epoch"})]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text.getvalue(), encoding="utf-8")
+    os.replace(partial, path)
+
+
+class StopStaysStopped(TrainerCallback):
+    """A run that had stopped early before it was killed does not train on when resumed."""
+
+    def __init__(self, trainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Raise the stop flag again, which the handler has just lowered."""
+        for callback in self._trainer.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback):
+                reached = callback.early_stopping_patience_counter
+                control.should_training_stop |= reached >= callback.early_stopping_patience
+        return control
+
+
+class CodeWithPushes(TrainerCallback):
+    """Puts the model's own .py files into every push during training.
+
+    Without it a push before the last has a config that names code which is not there.
+    """
+
+    def __init__(self, trainer) -> None:
+        self._trainer = trainer
+
+    def on_push_begin(self, args, state, control, **kwargs):
+        """Copy the code beside the weights that are about to be pushed."""
+        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
+        custom_object_save(model, args.output_dir)
+        custom_object_save(model.config, args.output_dir)

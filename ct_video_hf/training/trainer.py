@@ -1,0 +1,277 @@
+"""``CTTrainer``: transformers' Trainer that knows that clips belong to studies."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
+from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+
+from ..errors import CTVideoError
+from ..evaluation import point_metrics
+from ..evaluation.metrics import log_loss
+from ..evaluation.tables import clip_table, predictions_from
+from .arguments import CTTrainingArguments
+from .callbacks import CodeWithPushes, ProgressOnStderr, StopStaysStopped, TrainingLog
+from .checkpoints import mark_complete
+from .sampler import ClipSampler
+
+__all__ = ["CTTrainer", "collate_clips", "freeze_backbone"]
+
+logger = logging.getLogger(__name__)
+
+
+def collate_clips(items: list[dict]) -> dict[str, torch.Tensor]:
+    """Stack dataset items: pixel_values (B, T, C, H, W), labels (B, num_labels), and the clip."""
+    return {
+        "pixel_values": torch.stack([item["pixel_values"] for item in items]),
+        "labels": torch.stack([torch.as_tensor(item["labels"]).float() for item in items]),
+        "study_index": torch.tensor([item["study_index"] for item in items]),
+        "clip_start": torch.tensor([item["clip_start"] for item in items]),
+    }
+
+
+def freeze_backbone(model) -> None:
+    """Let only the head of ``model`` learn; the trainer keeps frozen batch norms in eval mode."""
+    if model.base_model is model:
+        raise CTVideoError(f"{type(model).__name__} has no backbone apart from its head to freeze")
+    model.base_model.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise CTVideoError(
+            f"freezing the backbone of {type(model).__name__} leaves nothing to learn"
+        )
+
+
+class CTTrainer(Trainer):
+    """Finetunes a video classifier on clips and scores it on clips and studies.
+
+    What it adds to ``transformers.Trainer``: clips are drawn by class (:class:`.ClipSampler`) as a
+    function of seed and epoch; evaluation gathers clip logits with their studies from all
+    processes, counts each clip once and computes ``clip/...`` and ``study/...`` metrics; a loss
+    that is not finite stops the run and names the studies; a checkpoint counts as written only
+    when it is whole.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        One logit; its forward takes ``pixel_values`` (B, T, C, H, W) and ``labels`` (B, 1) and
+        returns ``loss`` and ``logits`` (B, 1).
+    args : CTTrainingArguments
+    train_dataset, eval_dataset : CTClipDataset
+    **kwargs
+        As for ``transformers.Trainer``.
+
+    Attributes
+    ----------
+    predictions : DataFrame or None
+        The predictions table of the latest evaluation.
+    """
+
+    def __init__(self, model, args: CTTrainingArguments, **kwargs) -> None:
+        if getattr(model.config, "num_labels", 1) != 1:
+            raise CTVideoError(
+                f"the trainer scores one binary label, the model has {model.config.num_labels}; "
+                "create it with num_labels=1"
+            )
+        if args.channels_last:
+            _to_channels_last(model)
+        kwargs.setdefault("data_collator", collate_clips)
+        super().__init__(model=model, args=args, **kwargs)
+        # The loss is a mean over the batch; the Trainer divides it by the accumulation steps.
+        self.model_accepts_loss_kwargs = False
+        self.predictions: pd.DataFrame | None = None
+        self._sampler: ClipSampler | None = None
+        self._replace_callbacks()
+
+    def _replace_callbacks(self) -> None:
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        if not self.args.disable_tqdm:
+            self.add_callback(ProgressOnStderr())
+        if self.args.early_stopping and self.args.eval_strategy != "no":
+            self.add_callback(EarlyStoppingCallback(self.args.early_stopping))
+            self.add_callback(StopStaysStopped(self))
+        self.add_callback(TrainingLog())
+        self.add_callback(CodeWithPushes(self))
+
+    # ---- training --------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        batch = self.args.train_batch_size * self.args.world_size
+        self._sampler = ClipSampler(
+            dataset.index,
+            self.args.sampling,
+            batch=batch * self.args.gradient_accumulation_steps,
+            seed=self.args.seed,
+        )
+        return self._sampler
+
+    def _run_epoch(self, *args, epoch: int, **kwargs) -> None:
+        if self.control.should_training_stop:  # resumed after an early stop
+            return
+        # Told directly: accelerate's set_epoch does not reach a sampler through the wrapper that
+        # skips batches on resume.
+        self._sampler.set_epoch(epoch)
+        if hasattr(self.train_dataset, "set_epoch"):
+            self.train_dataset.set_epoch(epoch)
+        super()._run_epoch(*args, epoch=epoch, **kwargs)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The model's own loss on its own inputs.
+
+        Raises
+        ------
+        CTVideoError
+            The loss is NaN or infinite; the message names the studies.
+        """
+        if model.training:
+            self._keep_frozen_parts_in_eval_mode()
+        outputs = model(pixel_values=inputs["pixel_values"], labels=inputs["labels"])
+        loss = outputs["loss"]
+        if not torch.isfinite(loss):
+            raise CTVideoError(self._describe_bad_loss(loss, outputs["logits"], inputs))
+        return (loss, outputs) if return_outputs else loss
+
+    def _describe_bad_loss(self, loss, logits, inputs) -> str:
+        finite = torch.isfinite(logits.detach()).flatten(1).all(dim=1).cpu()
+        bad_input = ~torch.isfinite(inputs["pixel_values"]).flatten(1).all(dim=1).cpu()
+        suspects = bad_input if bad_input.any() else ~finite
+        if not suspects.any():
+            suspects = torch.ones_like(finite)
+        table = clip_table(self.train_dataset)
+        names = dict(zip(table["study_index"], table["study_id"], strict=True))
+        studies = sorted({str(names[int(i)]) for i in inputs["study_index"].cpu()[suspects]})
+        cause = (
+            "its input is not finite"
+            if bad_input.any()
+            else "the input is finite, so the weights have diverged: lower lr or use precision fp32"
+        )
+        return (
+            f"the loss is {loss.item()} at step {self.state.global_step + 1}, "
+            f"in study {', '.join(studies)}; {cause}"
+        )
+
+    def _keep_frozen_parts_in_eval_mode(self) -> None:
+        model = self.accelerator.unwrap_model(self.model)
+        for module in model.modules():
+            own = list(module.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Weights of convolutions and linear layers; all parameters for the paper's Adam.
+
+        The parent goes by names, and pytorchvideo's batch norms (``norm_a``) escape it.
+        """
+        every = self.args.optimizer == "adam"
+        return [name for name, value in model.named_parameters() if every or value.ndim > 1]
+
+    def create_optimizer(self, model=None):
+        """AdamW as transformers makes it, or Adam with its L2 penalty (``optimizer="adam"``)."""
+        if self.args.optimizer == "adam" and self.optimizer_cls_and_kwargs is None:
+            betas = (self.args.adam_beta1, self.args.adam_beta2)
+            self.optimizer_cls_and_kwargs = (
+                torch.optim.Adam,
+                {"lr": self.args.learning_rate, "betas": betas, "eps": self.args.adam_epsilon},
+            )
+        return super().create_optimizer(model)
+
+    # ---- evaluation ------------------------------------------------------------------------------
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Logits with label, study and clip start; the loss comes later, on each clip once."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            logits = model(pixel_values=inputs["pixel_values"])["logits"]
+        keys = tuple(inputs[name].detach() for name in ("labels", "study_index", "clip_start"))
+        return None, logits.detach().float(), keys
+
+    def evaluation_loop(
+        self,
+        dataloader,
+        description,
+        prediction_loss_only=None,
+        ignore_keys=None,
+        metric_key_prefix="eval",
+    ) -> EvalLoopOutput:
+        """Score a dataset; metrics are the same whatever the number of processes."""
+        self._share_buffers()
+        output = super().evaluation_loop(
+            dataloader,
+            description,
+            prediction_loss_only=False,
+            ignore_keys=ignore_keys,
+            metric_key_prefix=metric_key_prefix,
+        )
+        _, study_index, clip_start = output.label_ids
+        self.predictions = predictions_from(
+            dataloader.dataset, output.predictions, study_index, clip_start
+        )
+        known = self.predictions[self.predictions["label"] >= 0]
+        values = {"loss": log_loss(known["label"].to_numpy(), known["score"].to_numpy())}
+        values |= point_metrics(
+            self.predictions,
+            aggregation=self.args.aggregation,
+            top_k=self.args.top_k,
+            label_from=self.args.study_label,
+        )
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
+        return output._replace(metrics={**output.metrics, **metrics})
+
+    def _share_buffers(self) -> None:
+        """Give every process the batch norm statistics of the first, which are those saved.
+
+        DDP hands them out at the start of a training step; after it each process has its own.
+        """
+        if self.args.world_size > 1:
+            for buffer in self.accelerator.unwrap_model(self.model).buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def _evaluate(self, trial, ignore_keys_for_eval, skip_scheduler=False):
+        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler=True)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
+        if isinstance(self.lr_scheduler, plateau) and not skip_scheduler:
+            # On the loss (the paper's rule), whatever metric picks the best checkpoint.
+            self.lr_scheduler.step(metrics["eval_loss"])
+        return metrics
+
+    # ---- saving ----------------------------------------------------------------------------------
+
+    def _save(self, output_dir=None, state_dict=None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            # A pickle of this machine's paths, which nothing here reads.
+            folder = Path(self.args.output_dir if output_dir is None else output_dir)
+            (folder / "training_args.bin").unlink(missing_ok=True)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Save, mark the checkpoint whole, and only then let older ones go."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if not self.args.should_save:
+            return
+        run_dir = self._get_output_dir(trial)
+        folder = os.path.join(run_dir, f"checkpoint-{self.state.global_step}")
+        mark_complete(folder, step=self.state.global_step, processes=self.args.world_size)
+        rotate_checkpoints(
+            output_dir=run_dir,
+            save_total_limit=limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+            use_mtime=True,
+        )
+
+
+def _to_channels_last(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        if parameter.ndim == 5:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
