@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ __all__ = [
     "CTVideoPreTrainedModel",
     "classification_loss",
 ]
+
+_ALIGNMENT = 64  # bytes; what torch's own allocator gives on a CPU
 
 PROBLEM_TYPES = ("multi_label_classification", "single_label_classification")
 
@@ -84,6 +87,11 @@ class CTVideoConfig(PreTrainedConfig):
                 f"problem_type is {self.problem_type!r}; allowed: {', '.join(PROBLEM_TYPES)}. "
                 "A binary task is multi_label_classification with one label."
             )
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is saved: labels always, for transformers would leave out two of them."""
+        labels = {"id2label": self.id2label, "label2id": self.label2id}
+        return super().to_diff_dict() | labels
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any):
         """Save as transformers does, naming every Auto class whose code travels along."""
@@ -169,6 +177,20 @@ class CTVideoPreTrainedModel(PreTrainedModel):
     input_modalities = ("video",)
     supports_gradient_checkpointing = True
     _no_split_modules = ["ResBlock"]  # noqa: RUF012 - transformers reads a class attribute
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any):
+        """Load as transformers does; on a CPU the weights are then moved to aligned memory.
+
+        Loaded tensors lie wherever the file has them. CPU kernels sum in another order where
+        memory is not aligned, so the same weights would give logits that differ in the last bit.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for tensor in itertools.chain(model.parameters(), model.buffers()):
+            if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:
+                tensor.data = tensor.data.clone()
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
