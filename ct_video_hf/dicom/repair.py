@@ -162,7 +162,13 @@ def _within_plane(stack: Stack) -> tuple[np.ndarray, np.ndarray]:
         base = base + axes @ middle
         offsets = offsets - middle
         offsets[np.abs(offsets) <= IN_PLANE_TOLERANCE_MM] = 0.0
-    return base, offsets / lengths
+    return base, _snapped(offsets / lengths)
+
+
+def _snapped(moves: np.ndarray) -> np.ndarray:
+    """Moves within a thousandth of a whole pixel become whole: those planes are only copied."""
+    whole = np.round(moves)
+    return np.where(np.abs(moves - whole) < 1e-3, whole, moves)
 
 
 def _verify(grid: Grid, stack: Stack, collector: Collector) -> None:
@@ -243,7 +249,7 @@ def unshear(affine: np.ndarray, hu: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     axes = affine[:3, 1:3] / lengths
     normal = np.cross(axes[:, 1], axes[:, 0])
     step = affine[:3, 0]
-    moves = np.outer(np.arange(len(hu)), (step @ axes) / lengths)
+    moves = _snapped(np.outer(np.arange(len(hu)), (step @ axes) / lengths))
     before = np.maximum(-np.floor(moves.min(axis=0)), 0).astype(int)
     after = np.maximum(np.ceil(moves.max(axis=0)), 0).astype(int)
     result = affine.copy()
