@@ -34,11 +34,7 @@ class StoredPixels:
 
     def store(self, hu: np.ndarray) -> np.ndarray:
         """HU to stored values, one whole integer of ``bits_allocated`` each."""
-        if (
-            float(self.slope).is_integer()
-            and self.slope == 1
-            and float(self.intercept).is_integer()
-        ):
+        if self.slope == 1 and float(self.intercept).is_integer():
             values = hu.astype(np.int32) - int(self.intercept)
         else:
             values = np.rint((hu.astype(np.float64) - self.intercept) / self.slope).astype(np.int64)
