@@ -46,6 +46,8 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
         For a file that is truncated, damaged, holds pickled code, or holds no tensors.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint file {path.name!r}.")
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
@@ -57,7 +59,7 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
             "tensors, which could run code and are never loaded. Save its state dict with "
             "torch.save or as safetensors and convert that."
         ) from error
-    except (RuntimeError, EOFError, SafetensorError, UnicodeDecodeError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, SafetensorError, ValueError, KeyError) as error:
         raise ValueError(
             f"{path.name} cannot be read: truncated, damaged or not a checkpoint ({error})."
         ) from error
