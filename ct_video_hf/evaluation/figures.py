@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..errors import CTVideoError
 from .bootstrap import bootstrap_intervals, draw_counts
@@ -82,7 +83,7 @@ def plot_roc(
     aggregation: str = "max",
     top_k: int = 3,
     label_from: str = "study",
-    resamples: int = 1000,
+    resamples: int = 2000,
     seed: int = 0,
 ) -> Path:
     """ROC curves of clips and studies; the study curve with its 95 % band over patients.
@@ -196,7 +197,8 @@ def plot_learning_curve(history: list[dict], path, *, metric: str = "study/auroc
         )  # fmt: skip
         if metric.endswith(("auroc", "auprc")):
             right.set_ylim(0, 1.03)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * axes.dataLim.y1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(
         handles=drawn, loc="outside upper center", ncols=len(drawn), fontsize=7.5, frameon=False
     )

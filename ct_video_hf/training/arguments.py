@@ -92,6 +92,8 @@ class CTTrainingArguments(TrainingArguments):
         if self.greater_is_better is None and metric is not None:
             self.greater_is_better = not metric.endswith(_LOWER_IS_BETTER)
         super().__post_init__()
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # there is nothing to pin it for
         if self.optimizer not in ("adamw", "adam"):
             raise CTVideoError(f"optimizer is adamw or adam, found {self.optimizer!r}")
         if self.aggregation not in AGGREGATIONS:

@@ -267,7 +267,8 @@ def _write_evidence(stage: Path, tables, scored, metrics, trainer, options) -> N
             "top_k": options["top_k"],
             "label_from": options["study_label"],
         }
-        plot_roc(tables[scored], figures / "roc.png", seed=options["seed"], **rules)
+        draws = {"resamples": options["resamples"], "seed": options["seed"]}
+        plot_roc(tables[scored], figures / "roc.png", **draws, **rules)
         plot_scores(tables[scored], figures / "scores.png", **rules)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +13,7 @@ import torch
 from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+from transformers.utils import logging as hf_logging
 
 from ..errors import CTVideoError
 from ..evaluation import point_metrics
@@ -244,7 +247,8 @@ class CTTrainer(Trainer):
     # ---- saving ----------------------------------------------------------------------------------
 
     def _save(self, output_dir=None, state_dict=None) -> None:
-        super()._save(output_dir, state_dict)
+        with _no_progress_bars():  # one a shard and checkpoint, for files written in an instant
+            super()._save(output_dir, state_dict)
         if self.args.should_save:
             # A pickle of this machine's paths, which nothing here reads.
             folder = Path(self.args.output_dir if output_dir is None else output_dir)
@@ -269,6 +273,17 @@ class CTTrainer(Trainer):
             best_model_checkpoint=self.state.best_model_checkpoint,
             use_mtime=True,
         )
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
 
 
 def _to_channels_last(model: nn.Module) -> None:
