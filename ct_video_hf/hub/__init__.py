@@ -1,1 +1,16 @@
+"""What others meet on the Hub: model folders and model cards."""
 
+from .card import ModelCardFacts, render_model_card, write_model_card
+from .card_check import check_card_text, check_model_card
+from .model_folder import check_model_folder, find_local_paths, save_model_folder
+
+__all__ = [
+    "ModelCardFacts",
+    "check_card_text",
+    "check_model_card",
+    "check_model_folder",
+    "find_local_paths",
+    "render_model_card",
+    "save_model_folder",
+    "write_model_card",
+]

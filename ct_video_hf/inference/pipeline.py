@@ -191,7 +191,7 @@ class CTVideoPipeline:
                     raise outcome.error
                 results.append(outcome.result)
             return results
-        volume, seconds = self._read(scans, full_size=False)
+        volume, seconds = self._read(scans, full_size=False, progress=progress)
         return self._predict(volume, seconds, include_ids=include_ids, progress=progress)
 
     def predict_many(
@@ -225,7 +225,7 @@ class CTVideoPipeline:
         with bar, ThreadPoolExecutor(1, thread_name_prefix="ct-video-read") as reader:
             ahead: Future | None = None
             for position, scan in enumerate(scans):
-                current = ahead or reader.submit(self._read, scan, keep_volumes)
+                current = ahead or reader.submit(self._read, scan, keep_volumes, progress and alone)
                 following = scans[position + 1 : position + 2]
                 try:
                     volume, seconds = current.result()
@@ -247,7 +247,7 @@ class CTVideoPipeline:
                 bar.update()
                 yield outcome
 
-    def _read(self, scan: Any, full_size: bool) -> tuple[CTVolume, float]:
+    def _read(self, scan: Any, full_size: bool, progress: bool) -> tuple[CTVolume, float]:
         start = time.perf_counter()
         if isinstance(scan, CTVolume):
             return scan, 0.0
@@ -257,7 +257,7 @@ class CTVideoPipeline:
                 f"{type(scan).__name__}."
             )
         in_plane = None if full_size else self.processor.size
-        volume = read_ct(Path(scan), policy=self.policy, in_plane=in_plane)
+        volume = read_ct(Path(scan), policy=self.policy, in_plane=in_plane, progress=progress)
         return volume, time.perf_counter() - start
 
     def _predict(
@@ -367,7 +367,7 @@ def _exact(device: torch.device) -> AbstractContextManager:
 def _submit(
     reader: ThreadPoolExecutor, read: Any, following: list[Any], full_size: bool
 ) -> Future | None:
-    return reader.submit(read, following[0], full_size) if following else None
+    return reader.submit(read, following[0], full_size, False) if following else None
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -1,0 +1,347 @@
+"""The model card: facts from the files of a model folder, rendered through one template.
+
+Nothing is written that is not in ``config.json``, ``video_preprocessor_config.json``,
+``training_config.json`` or ``metrics.json``; what those lack is "not measured" or "not stated".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import CTVideoError
+from .card_rows import (
+    data_words,
+    model_rows,
+    processor_rows,
+    result_rows,
+    split_rows,
+    training_rows,
+    versions_line,
+    weight_rows,
+)
+
+__all__ = ["ModelCardFacts", "render_model_card", "write_model_card"]
+
+_FIGURES = {
+    "roc.png": "ROC curve on the test studies",
+    "scores.png": "Study scores by label",
+    "learning_curve.png": "Learning curve",
+}
+
+_CITATION = """\
+@inproceedings{ke2023video,
+  title     = {Video pretraining advances {3D} deep learning on chest {CT} tasks},
+  author    = {Ke, Alexander and Huang, Shih-Cheng and O'Connell, Chloe P and Klimont, Michal
+               and Yeung, Serena and Rajpurkar, Pranav},
+  booktitle = {Medical Imaging with Deep Learning},
+  series    = {Proceedings of Machine Learning Research},
+  volume    = {227},
+  pages     = {758--774},
+  year      = {2023}
+}"""
+
+
+@dataclass(frozen=True)
+class ModelCardFacts:
+    """What a card is made of.
+
+    Attributes
+    ----------
+    name : str
+        The model's name, the card's title.
+    model_id : str
+        What the code on the card loads: a Hub id, or the folder's name.
+    config, processor : dict
+        ``config.json`` and ``video_preprocessor_config.json``.
+    training : dict
+        ``training_config.json``; empty for a model that was not trained here.
+    metrics : dict
+        ``metrics.json``; empty when nothing was measured.
+    figures : list of (path, description)
+        Pictures in the folder that the card shows.
+    license : str or None
+        Identifier of the licence that these weights are published under; None: not stated.
+    """
+
+    name: str
+    model_id: str
+    config: dict[str, Any]
+    processor: dict[str, Any]
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    figures: list[tuple[str, str]] = field(default_factory=list)
+    license: str | None = None
+
+    @classmethod
+    def from_folder(
+        cls,
+        model_dir: str | os.PathLike,
+        *,
+        model_id: str | None = None,
+        license: str | None = None,
+    ) -> ModelCardFacts:
+        """Collect the facts of a model folder.
+
+        Raises
+        ------
+        CTVideoError
+            When configuration or processor are missing, or a file is not valid JSON.
+        """
+        path = Path(model_dir)
+        if not path.is_dir():
+            raise CTVideoError(f"There is no model folder {path.name!r}.")
+        config = _read(path / "config.json", needed=True)
+        processor = _read(path / "video_preprocessor_config.json", needed=True)
+        training = _read(path / "training_config.json")
+        name = model_id or _folder_name(path, training)
+        figures = [
+            (f"figures/{file}", words)
+            for file, words in _FIGURES.items()
+            if (path / "figures" / file).is_file()
+        ]
+        return cls(
+            name=name.rpartition("/")[2],
+            model_id=name,
+            config=config,
+            processor=processor,
+            training=training,
+            metrics=_read(path / "metrics.json"),
+            figures=figures,
+            license=license,
+        )
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the labels; ``positive`` for a binary task without a name."""
+        names = self.config.get("id2label") or {"0": "LABEL_0"}
+        found = [str(names[key]) for key in sorted(names, key=int)]
+        return ["positive"] if found == ["LABEL_0"] else found
+
+
+def write_model_card(
+    model_dir: str | os.PathLike,
+    *,
+    model_id: str | None = None,
+    license: str | None = None,
+    out: str | os.PathLike | None = None,
+) -> Path:
+    """Render the card of a model folder and put it in place.
+
+    Parameters
+    ----------
+    model_dir : path-like
+        A folder that training wrote, or any with configuration and processor.
+    model_id : str, optional
+        The Hub id that it will have; default: the folder's name.
+    license : str, optional
+        Identifier of the licence that these weights are published under.
+    out : path-like, optional
+        Where to write; default: ``README.md`` in the folder.
+
+    Returns
+    -------
+    pathlib.Path
+        The file written; an older one is replaced only by a complete one.
+
+    Raises
+    ------
+    CTVideoError
+        When the folder lacks what a card needs, or the card would not pass
+        :func:`.card_check.check_card_text`.
+    """
+    from .card_check import check_card_text
+
+    facts = ModelCardFacts.from_folder(model_dir, model_id=model_id, license=license)
+    text = render_model_card(facts)
+    problems = check_card_text(text)
+    if problems:
+        raise CTVideoError(f"The card of {facts.name} is not sound: {'; '.join(problems)}.")
+    path = Path(out) if out is not None else Path(model_dir) / "README.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(suffix=".md", prefix=".", dir=path.parent)
+    try:
+        with open(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return path
+
+
+def render_model_card(facts: ModelCardFacts) -> str:
+    """The card's text, metadata included."""
+    import jinja2
+
+    source = resources.files(__package__).joinpath("templates/model_card.md.jinja")
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )
+    template = environment.from_string(source.read_text(encoding="utf-8"))
+    training, metrics = facts.training, facts.metrics
+    confidence = metrics.get("confidence")
+    text = template.render(
+        metadata=_metadata(facts),
+        name=facts.name,
+        model_id=facts.model_id,
+        summary=_summary(facts),
+        intended_use=_intended_use(facts),
+        model_rows=model_rows(facts.config, training, facts.labels),
+        weight_rows=weight_rows(training, facts.license),
+        data_words=data_words(training),
+        split_rows=split_rows(training),
+        processor_rows=processor_rows(facts.processor),
+        training_words=_training_words(training),
+        training_rows=training_rows(training),
+        command=training.get("command"),
+        result_words=_result_words(metrics),
+        result_rows=result_rows(metrics),
+        interval_name=f"{100 * confidence:.0f} % interval" if confidence else "interval",
+        figures=facts.figures,
+        calibration_words=_calibration_words(metrics),
+        limits=_limits(facts),
+        versions=versions_line(training),
+        citation=_CITATION,
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def _read(path: Path, *, needed: bool = False) -> dict[str, Any]:
+    if not path.is_file():
+        if needed:
+            raise CTVideoError(f"{path.parent.name} is not a model folder: {path.name} is missing.")
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CTVideoError(f"{path.name} is not valid JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise CTVideoError(f"{path.name} holds no JSON object.")
+    return content
+
+
+def _folder_name(path: Path, training: dict[str, Any]) -> str:
+    """The output folder of the run: while a run finishes, the card's folder is a hidden one."""
+    given = str(training.get("arguments", {}).get("output") or "").replace("\\", "/")
+    return PurePosixPath(given).name or path.resolve().name.lstrip(".")
+
+
+def _backbone(facts: ModelCardFacts) -> str:
+    return str(facts.training.get("backbone") or facts.config.get("model_type"))
+
+
+def _set_name(training: dict[str, Any]) -> str | None:
+    return (training.get("data") or {}).get("set")
+
+
+def _summary(facts: ModelCardFacts) -> str:
+    labels = ", ".join(f"“{label}”" for label in facts.labels)
+    words = f"A {_backbone(facts)} video network that reads a chest CT in clips of slices"
+    words += f" and scores {labels}."
+    if _set_name(facts.training):
+        words += f" It was trained on the set “{_set_name(facts.training)}”."
+    return words
+
+
+def _intended_use(facts: ModelCardFacts) -> str:
+    return (
+        "Research and teaching: comparing networks and pretraining, and building on the features "
+        "for other chest CT tasks. It has been tried on nothing but the data below; any other "
+        "scanner, protocol, population or question has to be evaluated first."
+    )
+
+
+def _training_words(training: dict[str, Any]) -> str:
+    if not training:
+        return "This model was not trained here; its folder holds no training record."
+    return "`training_config.json` holds every option. The main ones:"
+
+
+def _result_words(metrics: dict[str, Any]) -> str:
+    if not result_rows(metrics):
+        return "Not measured."
+    words = (
+        f"Split: {metrics.get('split', 'not stated')}. `clip/...` counts clips and `study/...` "
+        f"studies; a study's score is its clips' scores aggregated by "
+        f"{metrics.get('aggregation', 'a rule that is not stated')}."
+    )
+    if metrics.get("resamples"):
+        words += (
+            f" Intervals: {metrics.get('interval', 'bootstrap')}, {metrics['resamples']} resamples."
+        )
+    return words
+
+
+def _calibration_words(metrics: dict[str, Any]) -> str:
+    if any("calibration" in name for name in metrics):
+        return "Calibration: the error of the scores as they are stands in the table."
+    return "Calibration: not measured."
+
+
+def _limits(facts: ModelCardFacts) -> list[str]:
+    limits = [
+        "Scores are not calibrated, and no operating point was chosen.",
+        "Performance in other hospitals, on other scanners and in subgroups was not measured.",
+        "The marked slices show what drove the network, which need not be what a radiologist "
+        "would mark.",
+    ]
+    studies = (facts.metrics.get("study/auroc") or {}).get("n")
+    if studies is None:
+        limits.append("Nothing at all was measured on held-out studies.")
+    elif studies < 100:
+        limits.append(f"It was measured on {studies} studies only: see the width of the intervals.")
+    provenance = ((facts.training.get("data") or {}).get("manifest") or {}).get("provenance") or {}
+    if "generated" in f"{provenance.get('name')} {provenance.get('description')}".lower():
+        limits.append("It was trained on generated scans and means nothing on patients' scans.")
+    return limits
+
+
+def _metadata(facts: ModelCardFacts) -> str:
+    from huggingface_hub import ModelCardData
+
+    results = _eval_results(facts)
+    licence = (
+        {"license": facts.license}
+        if facts.license
+        else {"license": "other", "license_name": "not-stated"}
+    )
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="video-classification",
+        tags=["ct-video-hf", "medical-imaging", "computed-tomography", "chest-ct", "3d",
+              _backbone(facts).replace("_", "-"), "not-for-clinical-use"],
+        metrics=["roc_auc"] if results else None,
+        model_name=facts.name if results else None,
+        eval_results=results or None,
+        **licence,
+    )  # fmt: skip
+    return data.to_yaml().strip()
+
+
+def _eval_results(facts: ModelCardFacts) -> list[Any]:
+    from huggingface_hub import EvalResult
+
+    name = _set_name(facts.training) or "not stated"
+    return [
+        EvalResult(
+            task_type="video-classification",
+            task_name="Chest CT classification",
+            dataset_type=name,
+            dataset_name=name,
+            dataset_split=facts.metrics.get("split"),
+            metric_type="roc_auc" if metric.endswith("/auroc") else metric.rpartition("/")[2],
+            metric_name=metric,
+            metric_value=round(entry["value"], 4),
+            metric_args={
+                key: entry[key] for key in ("low", "high", "n", "positives") if key in entry
+            },
+        )
+        for metric, entry in facts.metrics.items()
+        if isinstance(entry, dict) and entry.get("value") is not None
+    ]

@@ -1,0 +1,213 @@
+"""Tables of the model card, each from one of a model folder's files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "data_words",
+    "model_rows",
+    "processor_rows",
+    "result_rows",
+    "split_rows",
+    "training_rows",
+    "versions_line",
+    "weight_rows",
+]
+
+NOT_MEASURED = "not measured"
+NOT_STATED = "not stated"
+
+_TRAINING_OPTIONS = {
+    "epochs": "epochs at most",
+    "lr": "highest learning rate",
+    "scheduler": "learning rate schedule",
+    "optimizer": "optimizer",
+    "weight_decay": "weight decay",
+    "sampling": "sampling",
+    "rotation": "rotation, degrees either way",
+    "min_positive_slices": "positive slices that make a clip positive",
+    "freeze": "frozen",
+    "early_stopping": "patience of early stopping, validations",
+    "metric": "the best checkpoint is best at",
+    "precision": "precision",
+}
+
+
+def _plain(value: Any) -> str:
+    """A value as the cell of a Markdown table."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(entry) for entry in value) or "none"
+    return " ".join(str(value).replace("|", "\\|").split())
+
+
+def model_rows(
+    config: dict[str, Any], training: dict[str, Any], labels: list[str]
+) -> list[tuple[str, str]]:
+    """Network, size and input."""
+    parameters = training.get("parameters")
+    binary = config.get("problem_type") != "single_label_classification"
+    outputs = "one logit a label, sigmoid" if binary else "one logit a class, softmax"
+    return [
+        ("backbone", _plain(training.get("backbone") or NOT_STATED)),
+        ("model type", f"`{_plain(config.get('model_type'))}`"),
+        ("parameters", f"{parameters:,}" if parameters else NOT_STATED),
+        (
+            "input",
+            "`pixel_values` (batch, "
+            f"{_plain(config.get('num_frames'))} slices, {_plain(config.get('num_channels'))} "
+            f"channels, {_plain(config.get('image_size'))}, {_plain(config.get('image_size'))})",
+        ),
+        ("output", f"{outputs}: {_plain(labels)}"),
+    ]
+
+
+def weight_rows(training: dict[str, Any], license: str | None) -> list[tuple[str, str]]:
+    """Where training started, and every licence on its own line."""
+    rows = [("licence of the code", "Apache-2.0")]
+    rows += _starting_weights(training)
+    provenance = _provenance(training)
+    rows.append(("licence of the training data", _plain(provenance.get("licence") or NOT_STATED)))
+    rows.append(("licence of these weights", _plain(license or NOT_STATED)))
+    return rows
+
+
+def _starting_weights(training: dict[str, Any]) -> list[tuple[str, str]]:
+    given = training.get("weights")
+    if not training:
+        return [("starting weights", NOT_STATED)]
+    if given in (None, "none"):
+        return [("starting weights", "random; no pretraining")]
+    record = _weight_record(training.get("backbone"), given)
+    if record is None:
+        return [("starting weights", f"`{_plain(given)}`"), ("their licence", NOT_STATED)]
+    return [
+        ("starting weights", f"`{given}`: {record.origin}, <{record.url}>"),
+        ("their sha256", record.sha256 or "none published"),
+        ("their code's licence", record.code_license),
+        ("their licence", record.weight_license),
+        ("their paper", record.paper),
+    ]
+
+
+def _weight_record(backbone: Any, weights: Any) -> Any:
+    from ..models import get_backbone, list_backbones
+
+    if backbone not in list_backbones():
+        return None
+    return get_backbone(backbone).weights.get(str(weights))
+
+
+def _provenance(training: dict[str, Any]) -> dict[str, Any]:
+    return ((training.get("data") or {}).get("manifest") or {}).get("provenance") or {}
+
+
+def data_words(training: dict[str, Any]) -> str:
+    """Name, origin and split of the data, in sentences."""
+    data = training.get("data") or {}
+    if not data.get("set"):
+        return "Not stated: the folder holds no record of its training data."
+    provenance, manifest = _provenance(training), data.get("manifest") or {}
+    words = [f"Prepared set “{_plain(data['set'])}”"]
+    if provenance.get("name"):
+        words[0] += f", made from “{_plain(provenance['name'])}”"
+    words[0] += "."
+    if provenance.get("description"):
+        words.append(_plain(provenance["description"]))
+    if manifest.get("patients_known") is True:
+        words.append("It was split by patient: no patient is in two splits.")
+    elif manifest.get("patients_known") is False:
+        words.append("Patients are not known in it: it was split by study.")
+    if manifest.get("rejected") is not None:
+        words.append(f"Studies that could not be read and were left out: {manifest['rejected']}.")
+    words.append(f"Licence: {_plain(provenance.get('licence') or NOT_STATED)}")
+    return " ".join(words)
+
+
+def split_rows(training: dict[str, Any]) -> list[list[str]]:
+    """Studies and clips by what they were used for."""
+    counts = (training.get("data") or {}).get("counts") or {}
+    columns = ("studies", "positive_studies", "clips", "positive_clips")
+    return [
+        [role, *(_plain(row.get(column, NOT_STATED)) for column in columns)]
+        for role, row in counts.items()
+    ]
+
+
+def processor_rows(processor: dict[str, Any]) -> list[tuple[str, str]]:
+    """HU to network input."""
+    windows = processor.get("windows") or []
+    shown = "; ".join(f"C {_plain(c)} W {_plain(w)} HU" for c, w in windows)
+    stride = processor.get("stride") or processor.get("num_frames")
+    return [
+        ("in-plane size", f"{_plain(processor.get('size'))} pixels, area averaging"),
+        ("centre crop", f"{_plain(processor.get('crop_size'))} pixels"),
+        ("HU windows, to 0..1", shown or NOT_STATED),
+        ("channels", _plain(processor.get("num_channels"))),
+        ("mean, subtracted", _plain(processor.get("mean"))),
+        ("standard deviation, divided by", _plain(processor.get("std"))),
+        ("slices in a clip", _plain(processor.get("num_frames"))),
+        ("slices between clips", _plain(stride)),
+        ("after the last whole clip", _plain(processor.get("tail"))),
+        ("spacing", "slices as scanned; not resampled"),
+    ]
+
+
+def training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
+    """Options and course of the run."""
+    if not training:
+        return []
+    arguments = training.get("arguments") or {}
+    rows = [
+        (words, _plain(arguments[name]))
+        for name, words in _TRAINING_OPTIONS.items()
+        if name in arguments
+    ]
+    for name, words in (
+        ("global_batch_size", "clips in a step"),
+        ("epochs_run", "epochs run"),
+        ("best_epoch", "epoch of the best checkpoint"),
+        ("steps", "steps"),
+        ("seed", "seed"),
+        ("training_seconds", "seconds of training"),
+    ):
+        if training.get(name) is not None:
+            rows.append((words, _plain(training[name])))
+    best = training.get("best_metric")
+    if best:
+        rows.append((f"its {_plain(best['name'])}, on the validation split", _plain(best["value"])))
+    hardware = training.get("hardware")
+    if hardware:
+        rows.append(("hardware", ", ".join(f"{k} {_plain(v)}" for k, v in hardware.items())))
+    return rows
+
+
+def result_rows(metrics: dict[str, Any]) -> list[list[str]]:
+    """Level, metric, value, interval, cases and positive cases."""
+    rows = []
+    for name, entry in metrics.items():
+        if not isinstance(entry, dict) or "value" not in entry:
+            continue
+        level, _, metric = name.rpartition("/")
+        low, high = entry.get("low"), entry.get("high")
+        value = f"undefined ({_plain(entry.get('undefined', 'no reason given'))})"
+        if entry["value"] is not None:
+            value = f"{entry['value']:.3f}"
+        interval = NOT_MEASURED if low is None or high is None else f"{low:.3f} to {high:.3f}"
+        counts = [_plain(entry.get(key, NOT_STATED)) for key in ("n", "positives")]
+        rows.append([level or NOT_STATED, metric, value, interval, *counts])
+    return rows
+
+
+def versions_line(training: dict[str, Any]) -> str:
+    """Versions of what computed."""
+    versions = training.get("versions")
+    if not versions:
+        return "Not stated."
+    return ", ".join(f"{name} {_plain(version)}" for name, version in versions.items()) + "."
