@@ -181,7 +181,7 @@ def _prepared_in_cache(
         data_dir = root / f"phantom-dicom-{digest_of(described)[:16]}"
     given = [name, str(Path(data_dir).resolve()), described, str(split_file), repr(chosen)]
     folder = root / f"{name}-{digest_of(given)[:16]}"
-    source = open_source(name, data_dir, **options)
+    source = open_source(name, data_dir, progress=progress, **options)
     prepare_table(
         source.table,
         folder,

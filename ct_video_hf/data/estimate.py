@@ -22,11 +22,14 @@ def estimate_set(
     -------
     dict
         ``studies``, ``input_bytes``, ``estimated_output_bytes``, ``estimated_seconds`` with
-        ``workers`` processes (as if each were as fast as one alone), ``sampled`` and
+        ``workers`` processes (as if each were as fast as one alone), ``processes``, ``sampled`` and
         ``sample_rejects`` (reasons). The estimates are None when no sampled study could be read.
     """
+    from joblib import effective_n_jobs
+
     from ..dicom import read_ct
 
+    processes = effective_n_jobs(workers)
     options = options or PrepareOptions()
     entries = table.entries
     picks = sorted({round(i * (len(entries) - 1) / max(sample - 1, 1)) for i in range(sample)})
@@ -48,7 +51,8 @@ def estimate_set(
         "studies": len(entries),
         "input_bytes": total,
         "estimated_output_bytes": round(written * share) if share else None,
-        "estimated_seconds": round(seconds * share / max(workers, 1), 1) if share else None,
+        "estimated_seconds": round(seconds * share / processes, 1) if share else None,
+        "processes": processes,
         "sampled": len(picks),
         "sample_rejects": rejects,
     }

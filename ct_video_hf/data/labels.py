@@ -22,6 +22,7 @@ of studies only, no slice ranges.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -197,7 +198,9 @@ def _read_frame(path: Path) -> pandas.DataFrame:
         elif kind == ".parquet":
             frame = pd.read_parquet(path)
         elif kind == ".jsonl":
-            frame = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            rows = [json.loads(line) for line in lines if line.strip()]
+            frame = pd.DataFrame(rows, dtype=object)
         else:
             raise CTDataError(f"the labels table {path.name} is not {_READERS}")
     except CTDataError:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import CTDataError
 from .labels import LabelsTable, read_labels_table, table_of_studies
 from .prepared import PrepareOptions, PrepareSummary, Provenance, prepare_table
 from .splits import read_split_file
 
+if TYPE_CHECKING:
+    from .phantom import PhantomParameters
+
 __all__ = ["SOURCES", "Source", "open_source", "prepare"]
+
+
+_COMMON = ("data_dir", "progress")
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ def _folder(
     labels: str | os.PathLike | None = None,
     label_columns: Sequence[str] | None = None,
     licence: str | None = None,
+    progress: bool = True,
 ) -> Source:
     """A user's scans: a labels table beside DICOM folders, zips or NIfTI files.
 
@@ -49,11 +57,28 @@ def _folder(
     return Source(table, provenance)
 
 
-def _phantom(data_dir: str | os.PathLike, *, seed: int = 0, **options: Any) -> Source:
+def _phantom(
+    data_dir: str | os.PathLike,
+    *,
+    progress: bool,
+    seed: int = 0,
+    train: int = 240,
+    validation: int = 60,
+    test: int = 100,
+    parameters: PhantomParameters | None = None,
+) -> Source:
     """Generated studies, written to ``data_dir`` as DICOM; see :func:`.phantom.write_phantom`."""
     from .phantom import write_phantom
 
-    table = write_phantom(data_dir, seed=seed, **options)
+    table = write_phantom(
+        data_dir,
+        train=train,
+        validation=validation,
+        test=test,
+        seed=seed,
+        parameters=parameters,
+        progress=progress,
+    )
     return Source(
         read_labels_table(table, data_dir),
         Provenance(
@@ -69,8 +94,10 @@ def _phantom(data_dir: str | os.PathLike, *, seed: int = 0, **options: Any) -> S
 SOURCES: dict[str, Callable[..., Source]] = {"folder": _folder, "phantom": _phantom}
 
 
-def open_source(name: str, data_dir: str | os.PathLike, **options: Any) -> Source:
-    """The studies of a source.
+def open_source(
+    name: str, data_dir: str | os.PathLike, *, progress: bool = True, **options: Any
+) -> Source:
+    """The studies of a source; ``options`` are the source's own.
 
     Raises
     ------
@@ -79,7 +106,14 @@ def open_source(name: str, data_dir: str | os.PathLike, **options: Any) -> Sourc
     """
     if name not in SOURCES:
         raise CTDataError(f"there is no source {name!r}; known are {', '.join(SOURCES)}")
-    return SOURCES[name](data_dir, **options)
+    source = SOURCES[name]
+    known = [key for key in inspect.signature(source).parameters if key not in _COMMON]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise CTDataError(
+            f"{name} has no option {', '.join(unknown)}; known are {', '.join(known)}"
+        )
+    return source(data_dir, progress=progress, **options)
 
 
 def prepare(
@@ -110,7 +144,7 @@ def prepare(
         Of the source: ``labels``, ``label_columns``, ``licence`` for a folder; ``seed``,
         ``train``, ``validation``, ``test`` for the phantom.
     """
-    source = open_source(name, data_dir, **source_options)
+    source = open_source(name, data_dir, progress=progress, **source_options)
     return prepare_table(
         source.table,
         out,

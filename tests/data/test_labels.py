@@ -136,8 +136,8 @@ def test_multi_label_slips(scans):
         read(scans, "study,effusion\na,1\n", label_columns=["effusion", "nodule"])
     with pytest.raises(CTDataError, match="row 2: some of the study's labels are empty"):
         read(scans, "study,x,y\na,1,\n", label_columns=["x", "y"])
+    text = "study,x,y,slice_start,slice_stop\na,1,1,0,3\n"
     with pytest.raises(CTDataError, match="slice ranges need a single label"):
-        text = "study,x,y,slice_start,slice_stop\na,1,1,0,3\n"
         read(scans, text, label_columns=["x", "y"])
 
 
@@ -151,7 +151,7 @@ def test_files_that_are_no_table(scans):
     (scans / "latin.csv").write_bytes("study\n\xe4\n".encode("latin-1"))
     with pytest.raises(CTDataError, match="cannot be read"):
         read_labels_table(scans / "latin.csv", scans)
-    with pytest.raises(CTDataError, match="data folder .* does not exist"):
+    with pytest.raises(CTDataError, match=r"data folder .* does not exist"):
         read_labels_table(scans / "labels.csv", scans / "none")
 
 

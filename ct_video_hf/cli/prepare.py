@@ -1,0 +1,220 @@
+"""``ct-video-hf prepare``: turn scans into a prepared set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..data.prepared import PrepareOptions, PrepareSummary
+
+__all__ = ["NAMES", "add_arguments", "run"]
+
+#: The sources; the same names as in :data:`ct_video_hf.data.sources.SOURCES`.
+NAMES = ("folder", "phantom")
+
+_EPILOG = """\
+sources
+  folder   your scans: DICOM folders, zips or NIfTI files in --data-dir, named by a labels table
+           (--labels, or labels.csv in the data folder) with the columns
+             study                    path relative to the data folder
+             label                    0 or 1
+             slice_start, slice_stop  half-open range of positive slices, 0 nearest to the feet;
+                                      several rows a study are allowed
+             patient, split, weight   optional
+           Without a table every scan directly in the folder becomes a study without label.
+  phantom  generated studies (--studies, --seed), written to --data-dir as DICOM first
+
+A run that is stopped or killed goes on when the same command is given again. A study that cannot be
+read is listed in rejects.csv with its reason, and the run goes on.
+
+Never share OUT/private: it holds the salt of the hashed patient ids.
+Not for clinical use.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``prepare``."""
+    parser.epilog = _EPILOG
+    parser.set_defaults(wrong_use=parser.error)
+    parser.add_argument("name", choices=NAMES, help="where the scans come from")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the prepared set")
+    parser.add_argument(
+        "--data-dir", type=Path, help="folder of the scans (phantom: OUT with _dicom added)"
+    )
+    labels = parser.add_argument_group("labels and splits")
+    labels.add_argument("--labels", type=Path, help="labels table: .csv, .parquet or .jsonl")
+    labels.add_argument(
+        "--label-columns", nargs="+", metavar="COLUMN", help="label columns of a multi-label table"
+    )
+    labels.add_argument("--licence", help="licence of the scans, for the data card")
+    labels.add_argument("--split-file", type=Path, help="CSV of study,split instead of drawing")
+    labels.add_argument(
+        "--fractions",
+        nargs=3,
+        type=float,
+        default=[0.70, 0.15, 0.15],
+        metavar=("TRAIN", "VALIDATION", "TEST"),
+        help="shares of patients where the table gives no split (default: 0.7 0.15 0.15)",
+    )
+    labels.add_argument("--split-seed", type=int, default=2, help="of the draw (default: 2)")
+    phantom = parser.add_argument_group("phantom")
+    phantom.add_argument(
+        "--studies",
+        nargs=3,
+        type=int,
+        metavar=("TRAIN", "VALIDATION", "TEST"),
+        help="studies to generate in each split",
+    )
+    phantom.add_argument("--seed", type=int, help="of the generated studies")
+    content = parser.add_argument_group("content")
+    content.add_argument("--size", type=int, default=256, help="side of the planes, pixels (256)")
+    content.add_argument(
+        "--policy",
+        choices=("strict", "warn", "repair"),
+        default="strict",
+        help="what to do about geometry findings (default: strict, which rejects such studies)",
+    )
+    content.add_argument("--slice-ids", action="store_true", help="keep SOP Instance UIDs")
+    content.add_argument(
+        "--hash-study-ids",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="replace study names by salted hashes (default: only without a labels table)",
+    )
+    content.add_argument(
+        "--salt-file", type=Path, help="text file with the salt of the hashes; else a random one"
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--workers", type=int, default=1, help="processes; -1 for all cores (1)")
+    how.add_argument("--prune", action="store_true", help="drop studies the table no longer names")
+    how.add_argument("--dry-run", action="store_true", help="estimate size and time, write nothing")
+    how.add_argument(
+        "--fail-on-reject", action="store_true", help="exit with 1 when a study was left out"
+    )
+    how.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepare and say what came out."""
+    data_dir = _data_dir(args)
+    source_options = _source_options(args)
+    if args.workers == 0 or args.workers < -1:
+        args.wrong_use("--workers must be at least 1, or -1 for all cores")
+    from ..data.prepared import prepare_table
+    from ..data.sources import open_source
+    from ..data.splits import read_split_file
+
+    options = _options(args)
+    if args.dry_run:
+        return _dry_run(args, data_dir, source_options, options)
+    try:
+        source = open_source(args.name, data_dir, progress=not args.quiet, **source_options)
+        summary = prepare_table(
+            source.table,
+            args.out,
+            options,
+            provenance=source.provenance,
+            split_file=read_split_file(args.split_file) if args.split_file else None,
+            workers=args.workers,
+            prune=args.prune,
+            progress=not args.quiet,
+        )
+    except KeyboardInterrupt:
+        print(
+            f"stopped. What is finished is kept in {args.out}: the same command goes on from there",
+            file=sys.stderr,
+        )
+        return 130
+    _report(summary, args.json)
+    return 1 if args.fail_on_reject and summary.rejected else 0
+
+
+def _data_dir(args: argparse.Namespace) -> Path:
+    if args.data_dir is not None:
+        return args.data_dir
+    if args.name != "phantom":
+        args.wrong_use(f"{args.name} needs --data-dir, the folder of the scans")
+    return args.out.with_name(args.out.name + "_dicom")
+
+
+def _source_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that belong to the source; options of another one are wrong use."""
+    of_folder = {
+        "labels": args.labels,
+        "label_columns": args.label_columns,
+        "licence": args.licence,
+    }
+    of_phantom = {"studies": args.studies, "seed": args.seed}
+    foreign = of_phantom if args.name == "folder" else of_folder
+    given = [f"--{name.replace('_', '-')}" for name, value in foreign.items() if value is not None]
+    if given:
+        args.wrong_use(f"{', '.join(given)} does not apply to {args.name}")
+    if args.name == "folder":
+        return of_folder
+    options = {} if args.seed is None else {"seed": args.seed}
+    if args.studies is not None:
+        options |= dict(zip(("train", "validation", "test"), args.studies, strict=True))
+    return options
+
+
+def _options(args: argparse.Namespace) -> PrepareOptions:
+    from ..data.prepared import PrepareOptions
+
+    salt = args.salt_file.read_text(encoding="utf-8").strip() if args.salt_file else None
+    if salt == "":
+        args.wrong_use(f"{args.salt_file.name} is empty; a salt is at least one character")
+    return PrepareOptions(
+        size=args.size,
+        policy=args.policy,
+        slice_ids=args.slice_ids,
+        hash_study_ids=args.hash_study_ids,
+        fractions=tuple(args.fractions),
+        split_seed=args.split_seed,
+        salt=salt,
+    )
+
+
+def _dry_run(
+    args: argparse.Namespace, data_dir: Path, source_options: dict[str, Any], options: Any
+) -> int:
+    from ..data.estimate import estimate_set
+    from ..data.sources import open_source
+
+    if args.name == "phantom":
+        args.wrong_use("--dry-run has nothing to look at: phantom studies are generated")
+    source = open_source(args.name, data_dir, **source_options)
+    estimate = estimate_set(source.table, options, workers=args.workers)
+    if args.json:
+        print(json.dumps(estimate))
+        return 0
+    print(f"{estimate['studies']} studies, {_size(estimate['input_bytes'])} to read")
+    if estimate["estimated_seconds"] is not None:
+        print(
+            f"about {_size(estimate['estimated_output_bytes'])} and "
+            f"{estimate['estimated_seconds']:.0f} s with {estimate['processes']} process(es), from "
+            f"{estimate['sampled']} studies"
+        )
+    for reason in estimate["sample_rejects"]:
+        print(f"would be left out: {reason}")
+    return 0
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _report(summary: PrepareSummary, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(summary.to_dict()))
+        return
+    made = summary.studies - summary.kept
+    splits = ", ".join(f"{name} {count}" for name, count in summary.splits.items())
+    print(f"{summary.out}: {summary.studies} studies ({splits}), {summary.slices} slices,")
+    print(f"  {_size(summary.bytes)}; {made} prepared now, {summary.kept} kept, ", end="")
+    print(f"{summary.rejected} left out, {summary.seconds:.1f} s")
+    if summary.rejected:
+        print(f"  reasons: {summary.out / 'rejects.csv'}")
