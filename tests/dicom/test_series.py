@@ -143,7 +143,10 @@ def test_a_scout_of_another_study_does_not_matter():
 def test_coronal_reformats_are_left_out_quietly():
     reformats = [
         make_frame(
-            f"c{place}", orientation=CORONAL, series_instance_uid="1.5", position=(0, 5.0 * place, 0)
+            f"c{place}",
+            orientation=CORONAL,
+            series_instance_uid="1.5",
+            position=(0, 5.0 * place, 0),
         )
         for place in range(40)
     ]
@@ -226,8 +229,12 @@ def test_a_stray_among_good_planes(change, code):
 @pytest.mark.parametrize("attribute", ["position", "orientation", "pixel_spacing"])
 def test_geometry_is_never_invented(policy, attribute):
     with pytest.raises(CTReadError) as caught:
-        select(volume(**{attribute: None}) if attribute != "position" else
-               [replace(frame, position=None) for frame in volume()], policy)
+        select(
+            volume(**{attribute: None})
+            if attribute != "position"
+            else [replace(frame, position=None) for frame in volume()],
+            policy,
+        )
     assert caught.value.code == f"no_{attribute}"
 
 

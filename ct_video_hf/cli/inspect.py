@@ -1,0 +1,191 @@
+"""``ct-video-hf inspect``: geometry and findings of a scan, or the counts of a prepared set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import textwrap
+from pathlib import Path
+
+_EPILOG = """\
+examples:
+  ct-video-hf inspect study_folder
+  ct-video-hf inspect study.zip --policy repair --picture study.png
+  ct-video-hf inspect study_folder --list-series
+  ct-video-hf inspect prepared_set --json
+
+policies:
+  strict   refuse a scan whose geometry is in doubt (default)
+  warn     read it as it is, where a volume still makes sense, and say what is wrong
+  repair   also bring it onto a uniform grid where that is geometry and not invention
+
+Exit code 1 means that the scan cannot be read under the policy. Not for clinical use.
+"""
+
+#: Findings shown as text; --json shows them all.
+_SHOWN = 12
+_WIDTH = 98
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``inspect``."""
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "scan", help="a DICOM folder, file or zip, a NIfTI file, or the folder of a prepared set"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document to stdout")
+    parser.add_argument(
+        "--policy",
+        choices=("strict", "warn", "repair"),
+        default="strict",
+        help="what to do about findings (default: strict)",
+    )
+    parser.add_argument(
+        "--series",
+        metavar="X",
+        help="the series to read: '#n' of --list-series, a series number, or its UID",
+    )
+    parser.add_argument("--list-series", action="store_true", help="list the series and stop")
+    parser.add_argument(
+        "--picture", metavar="OUT.png", help="write the three middle planes in a lung window"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; 0 when the scan can be read."""
+    path = Path(args.scan)
+    if args.picture and not args.picture.lower().endswith(".png"):
+        raise ValueError(f"--picture writes PNG; {Path(args.picture).name} ends otherwise")
+    if (path / "manifest.json").is_file():
+        return _inspect_set(path, args)
+    if not args.verbose:  # findings are printed below, once
+        logging.getLogger("ct_video_hf.dicom").setLevel(logging.ERROR)
+    from ..dicom import CTReadError
+
+    try:
+        return _list_series(path, args) if args.list_series else _inspect_scan(path, args)
+    except CTReadError as error:
+        if not args.json:
+            _print_findings(error.findings)
+            raise
+        _print_json(
+            {
+                "error": str(error),
+                "code": error.code,
+                "policy": args.policy,
+                "findings": error.findings,
+            }
+        )
+        return 1
+
+
+def _inspect_scan(path: Path, args: argparse.Namespace) -> int:
+    from ..dicom import read_ct
+
+    volume = read_ct(
+        path,
+        args.policy,
+        series=args.series,
+        progress=not (args.json or args.quiet) and sys.stderr.isatty(),
+    )
+    picture = None
+    if args.picture:
+        from ..dicom.picture import save_picture
+
+        picture = save_picture(volume, args.picture)
+    if args.json:
+        _print_json(volume.report.to_dict())
+        return 0
+    _print_report(volume)
+    if picture:
+        print(f"picture      {picture}")
+    return 0
+
+
+def _list_series(path: Path, args: argparse.Namespace) -> int:
+    from ..dicom import find_series
+
+    found = find_series(path)
+    if args.json:
+        _print_json({"series": [series.to_dict() for series in found]})
+        return 0
+    for series in found:
+        print(f"{'*' if series.chosen else ' '} {series.describe()}")
+    print("* is read unless --series names another")
+    return 0
+
+
+def _inspect_set(path: Path, args: argparse.Namespace) -> int:
+    from ..data import summarize_set
+
+    summary = summarize_set(path)
+    if args.json:
+        _print_json(summary)
+        return 0
+    for name, value in summary.items():
+        if not isinstance(value, dict):
+            print(f"{name:16} {value}")
+            continue
+        print(name)
+        for key, count in value.items():
+            print(f"  {key:16} {count}")
+    return 0
+
+
+def _print_json(document: dict) -> None:
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _print_report(volume) -> None:
+    from ..dicom.syntax import describe_syntax
+
+    report = volume.report
+    spacing = " x ".join(f"{length:.4g}" for length in report.spacing_mm)
+    z = volume.z_mm
+    scanner = [
+        report.manufacturer,
+        report.kernel and f"kernel {report.kernel}",
+        report.kvp and f"{report.kvp:g} kV",
+        report.slice_thickness_mm and f"slices {report.slice_thickness_mm:g} mm thick",
+    ]
+    lines = [
+        ("volume", f"{report.slices} slices of {report.rows} x {report.columns}"),
+        ("spacing", f"{spacing} mm (slice, row, column)"),
+        ("orientation", f"{report.orientation}, {report.oblique_degrees:.2f} degrees oblique"),
+        ("z", f"{z[0]:.2f} to {z[-1]:.2f} mm, feet to head"),
+        ("values", f"{report.hu_min} to {report.hu_max} HU"),
+        ("modality", report.modality or "not named"),
+        ("scanner", ", ".join(filter(None, scanner)) or "not named"),
+        ("source", report.source),
+        ("encoding", ", ".join(map(describe_syntax, report.transfer_syntaxes))),
+        ("policy", report.policy),
+    ]
+    for name, text in lines:
+        if text:
+            print(f"{name:12} {text}")
+    _print_findings([finding.to_dict() for finding in report.findings])
+    print("Not for clinical use.")
+
+
+def _print_findings(findings: list[dict]) -> None:
+    if not findings:
+        print("findings     none")
+        return
+    print("findings")
+    ranks = {"error": 0, "warning": 1, "info": 2}
+    ordered = sorted(findings, key=lambda finding: ranks[finding["severity"]])
+    for finding in ordered[:_SHOWN]:
+        head = f"  {finding['severity']:8} {finding['code']}: "
+        print(
+            textwrap.fill(
+                finding["message"],
+                _WIDTH,
+                initial_indent=head,
+                subsequent_indent=" " * 11,
+                break_on_hyphens=False,
+            )
+        )
+    if len(findings) > _SHOWN:
+        print(f"  and {len(findings) - _SHOWN} more; --json shows all")
