@@ -77,6 +77,13 @@ class Frame:
     kernel: str | None
     kvp: float | None
 
+    # where the pixel data are in the file (in its expanded data set for the deflated syntax)
+    pixel_offset: int | None = None  # of the value, not of the element
+    pixel_length: int | None = None  # None: undefined, or not known
+    pixel_vr: str | None = None
+    high_bit: int | None = None
+    lossy: bool = False  # LossyImageCompression "01", or a syntax that always loses
+
     @property
     def label(self) -> str:
         """How messages name this frame: the file's name, and the frame where there are several."""
