@@ -7,6 +7,7 @@ import torch
 from pytorchvideo.models.hub import slow_r50, x3d_m, x3d_s
 from pytorchvideo.models.resnet import create_resnet
 from pytorchvideo.models.x3d import create_x3d
+from torchvision.models.video import mc3_18, r2plus1d_18, r3d_18
 
 from ct_video_hf.models import create_model, get_backbone
 from ct_video_hf.models.weights import load_published
@@ -38,6 +39,14 @@ def small_x3d():
     )
 
 
+def torchvision_resnet(build):
+    def make():
+        torch.manual_seed(1)
+        return build(num_classes=5)
+
+    return make
+
+
 # Ours with the sizes of the small originals above; dropout of the published 0.5.
 SMALL = {
     "slow_r50": (small_slow, {"stem_width": 8, "head_pool_kernel": [3, 1, 1]}),
@@ -50,6 +59,10 @@ SMALL = {
             "head_pool_kernel": [3, 1, 1],
         },
     ),
+    # torchvision's builders know one size
+    "r3d_18": (torchvision_resnet(r3d_18), {}),
+    "mc3_18": (torchvision_resnet(mc3_18), {}),
+    "r2plus1d_18": (torchvision_resnet(r2plus1d_18), {}),
 }
 CLIPS = [(3, 32, 32), (5, 48, 64)]
 
@@ -62,6 +75,14 @@ def pair(name):
     return original, ours
 
 
+def parts(name, original):
+    """The original's first layer, pooling and classifier."""
+    if hasattr(original, "blocks"):
+        head = original.blocks[-1]
+        return original.blocks[0], head.pool, head.proj
+    return original.stem, original.avgpool, original.fc
+
+
 @pytest.mark.parametrize("name", sorted(SMALL))
 @pytest.mark.parametrize("clip", CLIPS)
 def test_logits_and_features_of_the_original(name, clip):
@@ -69,8 +90,8 @@ def test_logits_and_features_of_the_original(name, clip):
     frames, rows, columns = clip
     pixels = torch.randn(2, frames, 3, rows, columns)
     features = []
-    head = original.blocks[-1]
-    hook = head.pool.register_forward_hook(lambda _, __, out: features.append(out))
+    pool = parts(name, original)[1]
+    hook = pool.register_forward_hook(lambda _, __, out: features.append(out))
     with torch.no_grad():
         expected = original.eval()(pixels.transpose(1, 2))
         found = ours(pixels, output_hidden_states=True)
@@ -79,7 +100,7 @@ def test_logits_and_features_of_the_original(name, clip):
     torch.testing.assert_close(found.logits, expected, rtol=0, atol=1e-5)
     pooled = features[0].mean((2, 3, 4))
     torch.testing.assert_close(found.pooler_output, pooled, rtol=0, atol=1e-5)
-    if clip == CLIPS[1]:
+    if clip == CLIPS[1] and ours.config.head_pool == "published":
         assert features[0][0, 0].numel() > 1, "the window slides: its quirk is covered"
         plain = found.hidden_states[-1].mean((2, 3, 4))
         if plain.shape == pooled.shape:
@@ -90,8 +111,10 @@ def test_logits_and_features_of_the_original(name, clip):
 def test_training_step_of_the_original(name):
     """Same gradients and the same running statistics; dropout off, for its draws differ."""
     original, ours = pair(name)
-    original.train().blocks[-1].dropout.p = 0.0
-    ours.train().dropout.p = 0.0
+    for network in (original.train(), ours.train()):
+        for module in network.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
     pixels = torch.randn(2, 5, 3, 48, 64)
     expected = original(pixels.transpose(1, 2))
     found = ours(pixels).logits
@@ -99,10 +122,13 @@ def test_training_step_of_the_original(name):
     expected.square().sum().backward()
     found.square().sum().backward()
     assert count_parameters(original) == count_parameters(ours)
-    first = next(original.blocks[0].parameters()).grad
-    torch.testing.assert_close(next(ours.backbone.blocks[0].parameters()).grad, first)
-    proj = original.blocks[-1].proj.weight.grad
-    torch.testing.assert_close(ours.classifier.weight.grad, proj, rtol=1e-4, atol=1e-5)
+    stem, _, classifier = parts(name, original)
+    first = next(stem.parameters()).grad
+    mine = next(ours.backbone.blocks[0].parameters()).grad
+    torch.testing.assert_close(mine, first, rtol=1e-3, atol=1e-5 * first.abs().max().item())
+    torch.testing.assert_close(
+        ours.classifier.weight.grad, classifier.weight.grad, rtol=1e-4, atol=1e-5
+    )
     for one, other in zip(original.buffers(), ours.buffers(), strict=True):
         torch.testing.assert_close(one, other)
 
@@ -114,23 +140,24 @@ def count_parameters(network):
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_initial_weights_have_the_originals_spread(name):
     build, sizes = SMALL[name]
-    original, ours = build().state_dict(), create_model(name, num_labels=5, **sizes)
-    load_published(create_model(name, num_labels=5, **sizes), original, get_backbone(name))
-    stds = {key: value for key, value in ours.state_dict().items() if value.numel() > 500}
-    renamed = create_model(name, num_labels=5, **sizes)
-    load_published(renamed, original, get_backbone(name))
-    for key, value in stds.items():
-        expected = renamed.state_dict()[key].std()
-        assert value.std() == pytest.approx(expected, rel=0.25), key
-    for key, value in renamed.state_dict().items():
-        if key.endswith(("norm_c.weight", "norm.weight", "norm_a.weight")):
-            assert torch.equal(value, ours.state_dict()[key]), key
+    torch.manual_seed(2)
+    ours = create_model(name, num_labels=5, **sizes).state_dict()
+    original = create_model(name, num_labels=5, **sizes)
+    load_published(original, build().state_dict(), get_backbone(name))
+    for key, expected in original.state_dict().items():
+        if expected.ndim < 2:  # norms, biases and statistics
+            assert torch.equal(ours[key], expected) or key == "classifier.bias", key
+        elif expected.numel() > 500:
+            assert ours[key].std() == pytest.approx(expected.std(), rel=0.25), key
 
 
 HUB = {
     "slow_r50": (slow_r50, (8, 224, 224), 32.454),
     "x3d_s": (lambda: x3d_s(head_activation=None), (13, 160, 160), 3.794),
     "x3d_m": (lambda: x3d_m(head_activation=None), (16, 224, 224), 3.794),
+    "r3d_18": (r3d_18, (4, 112, 112), 33.371),
+    "mc3_18": (mc3_18, (4, 112, 112), 11.695),
+    "r2plus1d_18": (r2plus1d_18, (4, 112, 112), 31.505),
 }
 
 
@@ -148,4 +175,5 @@ def test_the_full_size_hub_network(name):
     with torch.no_grad():
         expected, found = original(pixels.transpose(1, 2)), ours(pixels).logits
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-5)
-    assert ours.config.smallest_clip[0] == frames
+    if ours.config.head_pool == "published":
+        assert ours.config.smallest_clip[0] == frames

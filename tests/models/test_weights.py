@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from ct_video_hf.models import DownloadError, create_model, download, get_backbone
+from ct_video_hf.models import DownloadError, create_model, download, get_backbone, list_backbones
 from ct_video_hf.models.download import cached_path, fetch
 from ct_video_hf.models.weights import (
     inflate_channels,
@@ -25,7 +25,7 @@ from ct_video_hf.models.weights import (
 
 from .backbone_cases import tiny_clip, tiny_model
 
-PUBLISHED = ["slow_r50", "x3d_m", "x3d_s"]
+PUBLISHED = [name for name in list_backbones() if get_backbone(name).weights]
 
 
 def published_state(name, labels=400):
