@@ -137,10 +137,11 @@ def _hub_words(repo: str, revision: str | None, error: Exception) -> str | None:
             "check the spelling, or log in with `hf auth login`."
         )
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        wanted = repo if revision is None else f"{repo} at {revision}"
         return (
-            f"There is no folder {repo!r} here, the Hub cannot be reached, and {repo} is not in "
+            f"There is no folder {repo!r} here, the Hub cannot be reached, and {wanted} is not in "
             "the local cache. Check the network (and HF_ENDPOINT), or fetch it once with "
-            f"`hf download {repo}` where there is one."
+            f"`hf download {repo}` where there is a network."
         )
     if isinstance(error, errors.HFValidationError):
         return f"There is no folder {repo!r}, and that is no Hub id (user/model) either."
