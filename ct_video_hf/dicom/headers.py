@@ -17,7 +17,7 @@ from .limits import Limits
 from .refusals import describe_strange_bytes, refuse_other_kinds
 from .values import Values
 
-__all__ = ["expand_deflated", "read_frames"]
+__all__ = ["deflated_data_set", "read_frames"]
 
 _FIRST_READ = 16 * 1024
 _GROWTH = 8
@@ -133,7 +133,7 @@ def _parse(data: bytes, source: Source, whole: bool, limits: Limits) -> tuple[He
         if layout.order == ">":
             syntax = uids.BIG_ENDIAN
     if syntax == uids.DEFLATED:
-        data, start, whole = expand_deflated(source, start, limits), 0, True
+        data, start, whole = _expand(source, start, limits), 0, True
     try:
         header = walk(data, start, layout, _WANTED, whole=whole)
     except OddStructure as odd:
@@ -220,14 +220,20 @@ def _guess_layout(data: bytes, start: int) -> Layout | None:
     return None
 
 
-def expand_deflated(source: Source, start: int, limits: Limits) -> bytes:
-    """The data set of a deflated file (PS3.5 A.5), whose deflated bytes begin at ``start``.
+def deflated_data_set(source: Source, limits: Limits) -> bytes:
+    """The expanded data set of a file in the deflated syntax (PS3.5 A.5).
 
     Raises
     ------
     CTReadError
         ``too_large`` above ``limits.max_file_bytes``, ``truncated_file`` for damaged data.
     """
+    head = source.read(0, _FIRST_READ)
+    _, start = _read_meta(head, _dataset_start(head, source.name), len(head) >= source.size)
+    return _expand(source, start, limits)
+
+
+def _expand(source: Source, start: int, limits: Limits) -> bytes:
     engine = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         data = engine.decompress(source.read(start), limits.max_file_bytes)
