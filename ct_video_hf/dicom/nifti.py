@@ -3,9 +3,10 @@
 The affine (NIfTI-1: sform before qform, RAS, units of xyzt_units) becomes LPS in mm; stored axes,
 whatever their order and direction, are permuted and flipped to (slice, row, column) with slices to
 the head, rows to the back and columns to the left. Values are scaled by scl_slope and scl_inter and
-rounded to whole HU. NIfTI declares no padding: where the lowest value is impossible (below
--1500 HU) and fills at least a hundredth of the volume, it is padding and becomes air, as it does in
-DICOM, where the header declares it.
+rounded to whole HU. NIfTI declares no padding: where the lowest value lies below -2048 HU, which
+stored CT values do not reach, and fills at least a hundredth of the volume, it is padding that the
+DICOM header declared (-2000 stored is -3024 HU) and becomes air, as it does there. Padding at -2048
+or above is left as it is on both roads unless a DICOM header declares it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .errors import CTReadError
 from .findings import Collector
 from .limits import Limits
 from .planes import fitted_affine
-from .plausibility import check_values, common_floor
+from .plausibility import LOWEST_STORED_HU, check_values, common_floor
 from .repair import unshear
 from .report import GeometryReport, Policy
 from .resample import fit_in_plane
@@ -67,7 +68,7 @@ def read_nifti(
     oblique = _oblique(affine, collector)
     if len(hu) < FEW_SLICES:
         collector.add("too_few_slices", f"only {len(hu)} slices: a volume, but hardly a study")
-    floor = common_floor(hu)
+    floor = common_floor(hu, below=LOWEST_STORED_HU)
     if floor is not None:
         places = hu == floor
         hu[places] = AIR_HU

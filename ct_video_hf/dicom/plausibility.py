@@ -7,19 +7,21 @@ import numpy as np
 from .findings import Collector
 from .volume import AIR_HU
 
-__all__ = ["check_values", "common_floor"]
+__all__ = ["LOWEST_STORED_HU", "check_values", "common_floor"]
 
 #: Nothing in a patient or around one is lighter; a single value below is padding.
 IMPOSSIBLE_HU = -1500
+#: The lowest HU of 12-bit values under the usual intercept, stored with or without a sign.
+LOWEST_STORED_HU = -2048
 #: Fat starts at about -120 HU: a scan without anything below this has neither air nor fat.
 NO_FAT_HU = -50
 SOFT_TISSUE = (-200, 300)
 
 
-def common_floor(hu: np.ndarray) -> int | None:
-    """The lowest value, where it is impossible and a hundredth of the voxels hold exactly it."""
+def common_floor(hu: np.ndarray, below: int = IMPOSSIBLE_HU) -> int | None:
+    """The lowest value, where it is below a bound and a hundredth of the voxels hold just it."""
     lowest = int(hu.min())
-    if lowest > IMPOSSIBLE_HU or np.count_nonzero(hu == lowest) * 100 < hu.size:
+    if lowest >= below or np.count_nonzero(hu == lowest) * 100 < hu.size:
         return None
     return lowest
 
