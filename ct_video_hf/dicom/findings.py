@@ -74,6 +74,9 @@ RULES: dict[str, Rule] = {
     "undeclared_padding": _NOTE,
     "clipped_values": _WARN,
     "pixel_padding": _NOTE,
+    "padding_in_tissue": _WARN,
+    "monochrome1": _NOTE,
+    "monochrome1_inverted": _WARN,
     "lossy_compression": _WARN,
     # NIfTI only
     "no_nifti_orientation": _CHOICE,

@@ -75,6 +75,9 @@ implausible_hu         warning  warning  warning  values do not look like HU
 undeclared_padding     info     info     info     one impossible value fills part of the images
 clipped_values         warning  warning  warning  values beyond int16 were clipped
 pixel_padding          info     info     info     voxels of padding were set to air
+padding_in_tissue      warning  warning  warning  tissue takes the padding value too; edges alone
+monochrome1            info     info     info     the display is turned round, the values are not
+monochrome1_inverted   warning  warning  warning  only turned round are the values HU; so read
 lossy_compression      warning  warning  warning  the images were compressed with loss
 no_nifti_orientation   error    warning  warning  NIfTI without qform and sform; nibabel's guess
 nifti_forms_disagree   error    warning  warning  qform and sform differ; sform is used

@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from tqdm import tqdm
 
 from .errors import CTReadError
 from .frame import Frame
 from .geometry import Stack
-from .pixels import PixelSummary, read_planes
+from .pixels import PixelNote, PixelSummary, read_plane, read_planes
 from .repair import Grid, blend_slices, move_plane
 from .resample import fit_in_plane
 
@@ -38,9 +39,7 @@ def same_pixels(one: Frame, other: Frame) -> bool:
     """Whether two frames hold the same HU everywhere."""
     if (one.rows, one.columns) != (other.rows, other.columns):
         return False
-    planes = np.empty((2, one.rows, one.columns), np.int16)
-    read_planes([one, other], planes, flip_rows=False, flip_columns=False)
-    return bool(np.array_equal(planes[0], planes[1]))
+    return bool(np.array_equal(read_plane(one), read_plane(other)))
 
 
 def fitted_affine(affine: np.ndarray, rows: int, columns: int, size: int) -> np.ndarray:
@@ -88,11 +87,9 @@ class StackReader:
     def damaged_frames(self) -> list[Frame]:
         """The frames that cannot be decoded each by itself, unless no decoder exists at all."""
         bad = []
-        first = self.stack.frames[0]
-        plane = np.empty((1, first.rows, first.columns), np.int16)
         for frame in self.stack.frames:
             try:
-                read_planes([frame], plane, flip_rows=False, flip_columns=False)
+                read_plane(frame)
             except CTReadError as error:
                 if error.code == "no_decoder":
                     return []
@@ -105,7 +102,9 @@ class StackReader:
         first = self.stack.frames[0]
         return self.stack.transpose and self.in_plane is None and first.rows != first.columns
 
-    def _read_into(self, frames: list[Frame], out: np.ndarray, size: int | None) -> PixelSummary:
+    def _read_into(
+        self, frames: list[Frame], out: np.ndarray, size: int | None, progress: bool
+    ) -> PixelSummary:
         return read_planes(
             frames,
             out,
@@ -113,7 +112,7 @@ class StackReader:
             flip_columns=self.stack.flip_columns,
             size=size,
             workers=self.workers,
-            progress=self.progress,
+            progress=progress,
         )
 
     def _straight(self) -> tuple[np.ndarray, PixelSummary]:
@@ -121,7 +120,7 @@ class StackReader:
         first = stack.frames[0]
         plane = (first.rows, first.columns) if self.in_plane is None else (self.in_plane,) * 2
         hu = np.empty((len(stack.frames), *plane), np.int16)
-        summary = self._read_into(stack.frames, hu, self.in_plane)
+        summary = self._read_into(stack.frames, hu, self.in_plane, self.progress)
         if stack.transpose:
             for plane in hu:
                 plane[...] = plane.T.copy()
@@ -137,9 +136,10 @@ class StackReader:
         buffer = np.empty((min(CHUNK, count), first.rows, first.columns), np.int16)
         wide = np.empty((rows, columns), np.int16)
         total: PixelSummary | None = None
-        for start in range(0, count, CHUNK):
+        starts = range(0, count, CHUNK)
+        for start in tqdm(starts, desc="reading", unit="chunk", disable=not self.progress):
             frames = stack.frames[start : start + CHUNK]
-            summary = self._read_into(frames, buffer[: len(frames)], None)
+            summary = self._read_into(frames, buffer[: len(frames)], None, False)
             total = summary if total is None else _together(total, summary)
             for offset, plane in enumerate(buffer[: len(frames)]):
                 if stack.transpose:
@@ -159,4 +159,15 @@ def _together(one: PixelSummary, other: PixelSummary) -> PixelSummary:
         hu_max=max(one.hu_max, other.hu_max),
         padded_voxels=one.padded_voxels + other.padded_voxels,
         clipped_voxels=one.clipped_voxels + other.clipped_voxels,
+        notes=_merged_notes([*one.notes, *other.notes]),
     )
+
+
+def _merged_notes(notes: list[PixelNote]) -> tuple[PixelNote, ...]:
+    """One note of each kind, with the files of all."""
+    merged: dict[str, PixelNote] = {}
+    for note in notes:
+        known = merged.get(note.code)
+        files = note.files if known is None else known.files + note.files
+        merged[note.code] = replace(known or note, files=files)
+    return tuple(merged.values())

@@ -15,15 +15,15 @@ from .geometry import Stack, build_stack
 from .headers import read_frames
 from .limits import Limits
 from .nifti import is_nifti, read_nifti
-from .pixels import read_planes
-from .planes import StackReader, fitted_affine, same_pixels
+from .pixels import PixelSummary, read_plane
+from .planes import Pixels, StackReader, fitted_affine, same_pixels
 from .plausibility import check_values
 from .repair import plan_repair
 from .report import GeometryReport, Policy
 from .selection import select_stack, source_order
 from .series import SeriesInfo, choose_series, group_series, list_series
 from .sources import open_sources
-from .syntax import describe_syntax, syntax_of
+from .syntax import describe_syntax
 from .volume import CTVolume
 
 __all__ = ["find_series", "read_ct"]
@@ -250,9 +250,7 @@ def _stack(frames: list[Frame], collector: Collector) -> Stack:
     selected = select_stack(frames, collector, same_pixels)
     if len(selected) == 1:
         only = selected[0]
-        plane = np.empty((1, only.rows, only.columns), np.int16)
-        # what cannot be decoded is told first: it is the more basic trouble
-        read_planes(selected, plane, flip_rows=False, flip_columns=False)
+        read_plane(only)  # what cannot be decoded is told first: it is the more basic trouble
         collector.fail(
             "single_slice",
             f"{only.label} is a single slice"
@@ -267,7 +265,7 @@ def _mend(stack: Stack, collector: Collector) -> bool:
     return collector.policy == "repair" and bool(stack.needs)
 
 
-def _describe_values(stack: Stack, summary, collector: Collector) -> None:
+def _describe_values(stack: Stack, summary: PixelSummary, collector: Collector) -> None:
     """Findings about what the stored values mean."""
     frames = stack.frames
     lacking = [frame.label for frame in frames if frame.slope is None or frame.intercept is None]
@@ -287,12 +285,15 @@ def _describe_values(stack: Stack, summary, collector: Collector) -> None:
         )
     if any(frame.modality is None for frame in frames):
         collector.add("missing_modality", "the header names no modality; taken as CT")
-    lossy = sorted({f.transfer_syntax for f in frames if syntax_of(f.transfer_syntax).lossy})
+    lossy = sorted({frame.transfer_syntax for frame in frames if frame.lossy})
     if lossy:
         collector.add(
             "lossy_compression",
-            f"compressed with loss: {', '.join(map(describe_syntax, lossy))}",
+            f"compressed with loss (now {', '.join(map(describe_syntax, lossy))})",
+            [frame.label for frame in frames if frame.lossy],
         )
+    for note in summary.notes:
+        collector.add(note.code, note.message, note.files)
     if summary.padded_voxels:
         collector.add("pixel_padding", f"{summary.padded_voxels} voxels of padding were set to air")
     if summary.clipped_voxels:
@@ -301,7 +302,14 @@ def _describe_values(stack: Stack, summary, collector: Collector) -> None:
         )
 
 
-def _volume(pixels, affine, nearest, stack: Stack, mended: bool, collector: Collector) -> CTVolume:
+def _volume(
+    pixels: Pixels,
+    affine: np.ndarray,
+    nearest: list[int | None],
+    stack: Stack,
+    mended: bool,
+    collector: Collector,
+) -> CTVolume:
     frames = stack.frames
     order = sorted(range(len(frames)), key=lambda place: source_order(frames[place]))
     rank = {place: number for number, place in enumerate(order)}

@@ -29,7 +29,7 @@ def clean(step: float = 2.5, count: int = 12, **changes):
 
 def test_the_table_in_the_docstring_is_the_one_in_force():
     rows = re.findall(
-        r"^([a-z_]+) +(error|warning|info|-) +(error|warning|info|-) +(error|warning|info|-) ",
+        r"^([a-z_0-9]+) +(error|warning|info|-) +(error|warning|info|-) +(error|warning|info|-) ",
         geometry.__doc__,
         re.M,
     )

@@ -222,7 +222,8 @@ def test_the_command_line(tmp_path, scan, capfd):
     picture = tmp_path / "out.png"
     for options in (
         ["--json"], [], ["--policy", "repair", "-v"], ["--list-series"],
-        ["--list-series", "--json"], ["--series", "77"], ["--policy", "warn", "--picture", str(picture)],
+        ["--list-series", "--json"], ["--series", "77"],
+        ["--policy", "warn", "--picture", str(picture)],
     ):  # fmt: skip
         main(["inspect", str(folder), *options])
         out = capfd.readouterr()
