@@ -68,6 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict; 0 when every study could be read, 1 otherwise."""
+    from tqdm.auto import tqdm
+
     from ..inference import find_studies, pipeline, prediction_row, write_predictions
 
     studies = find_studies(args.paths)
@@ -93,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         if outcome.error is not None:
             failed += 1
             answers.append({"study": study.name, "error": str(outcome.error)})
-            print(f"{study.name}: error: {outcome.error}", file=sys.stderr)
+            tqdm.write(f"{study.name}: error: {outcome.error}", file=sys.stderr)
             continue
         answers.append({"study": study.name, **outcome.result})
         if args.pictures is not None:

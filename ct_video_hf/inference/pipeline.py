@@ -221,7 +221,7 @@ class CTVideoPipeline:
         """
         scans = list(scans)
         alone = len(scans) == 1  # then the bar counts clips
-        bar = tqdm(total=len(scans), unit="study", disable=None if progress and not alone else True)
+        bar = tqdm(total=len(scans), unit="study", disable=not progress or alone)
         with bar, ThreadPoolExecutor(1, thread_name_prefix="ct-video-read") as reader:
             ahead: Future | None = None
             for position, scan in enumerate(scans):
@@ -316,7 +316,7 @@ class CTVideoPipeline:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Lengths (clip,), logits (clip, label) and activations (clip, frame) of all clips."""
         lengths, logits, activations = [], [], []
-        with tqdm(total=len(starts), unit="clip", disable=None if progress else True) as bar:
+        with tqdm(total=len(starts), unit="clip", disable=not progress) as bar:
             for first in range(0, len(starts), self.batch_size):
                 begin = time.perf_counter()
                 clips, valid = self.processor.cut(planes, starts[first : first + self.batch_size])
