@@ -19,20 +19,15 @@ says nothing about how a network fares on patients.
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from hashlib import sha256
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..errors import CTVideoError
 
-__all__ = ["PhantomParameters", "PhantomStudy", "generate_study", "write_phantom"]
+__all__ = ["PhantomParameters", "PhantomStudy", "generate_study"]
 
 _AIR, _FAT, _TISSUE, _LUNG, _BONE, _BLOOD = -1000.0, -100.0, 45.0, -860.0, 420.0, 60.0
 
@@ -167,7 +162,9 @@ class _Capsule:
         return np.linspace(self.start, self.stop, count)
 
 
-def _place(rng, chest: _Chest, depth: float, radius: float, length: float, p, taken) -> _Capsule | None:
+def _place(
+    rng, chest: _Chest, depth: float, radius: float, length: float, p, taken
+) -> _Capsule | None:
     """A capsule inside a lung, clear of the others; None when the lungs are too full for it."""
     for _ in range(2000):
         corner = chest.body * rng.uniform(-1, 1, 2)
@@ -312,121 +309,3 @@ def _noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> np
     for plane in noise:
         cv2.GaussianBlur(plane, (3, 3), 0.7, dst=plane)
     return noise * np.float32(sigma / noise.std())
-
-
-def _study_names(seed: int, count: int) -> list[str]:
-    """Names that say nothing: neither label, nor split, nor the order of writing."""
-    return [sha256(f"phantom/{seed}/{index}".encode()).hexdigest()[:12] for index in range(count)]
-
-
-def _plan(seed: int, counts: dict[str, int]) -> Iterator[tuple[int, str, str, bool]]:
-    """(index, name, split, positive) of each study; half of each split is positive."""
-    names = iter(enumerate(_study_names(seed, sum(counts.values()))))
-    for number, (split, count) in enumerate(counts.items()):
-        labels = np.arange(count) % 2 == 0
-        np.random.default_rng([seed, 0, number]).shuffle(labels)
-        for positive in labels:
-            index, name = next(names)
-            yield index, name, split, bool(positive)
-
-
-def write_phantom(
-    folder: str | os.PathLike,
-    *,
-    train: int = 240,
-    validation: int = 60,
-    test: int = 100,
-    seed: int = 0,
-    parameters: PhantomParameters | None = None,
-    progress: bool = True,
-) -> Path:
-    """Write a set of generated studies as DICOM with a table of labels.
-
-    ``folder/studies/<name>/`` holds one DICOM file a slice, in files whose names and order say
-    nothing; ``folder/labels.csv`` has one row a nodule (study, patient, split, label, slice_start,
-    slice_stop; a negative study has one row without slices); ``folder/nodules.csv`` the nodules'
-    places. A study that is there already is kept, so that an interrupted call can be repeated.
-
-    Parameters
-    ----------
-    folder : path
-    train, validation, test : int
-        Studies in each split; half of them are positive.
-    seed : int
-        The same seed and parameters give the same bytes.
-    parameters : PhantomParameters, optional
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    pathlib.Path
-        The table of labels.
-    """
-    from ..dicom.write import write_series
-
-    folder = Path(folder)
-    p = parameters or PhantomParameters()
-    counts = {"train": train, "validation": validation, "test": test}
-    _refuse_other_phantom(folder, seed, counts, p)
-    rows, places = [], []
-    plan = list(_plan(seed, counts))
-    for index, name, split, positive in tqdm(
-        plan, desc="writing phantom studies", unit="study", disable=None if progress else True
-    ):
-        rng = np.random.default_rng([seed, 1, index])
-        study = generate_study(rng, positive, p)
-        target = folder / "studies" / name
-        if not target.exists():
-            partial = target.with_name(f".{name}.partial")
-            write_series(
-                study.hu,
-                partial,
-                key=f"phantom/{seed}/{index}",
-                spacing=(p.slice_mm, p.pixel_mm, p.pixel_mm),
-                origin=_origin(rng, p),
-                shuffle_names=True,
-            )
-            os.replace(partial, target)
-        common = {"study": f"studies/{name}", "patient": name, "split": split}
-        for nodule in study.nodules or [{}]:
-            span = {key: nodule.get(key, "") for key in ("slice_start", "slice_stop")}
-            rows.append(common | {"label": study.label} | span)
-        places += [
-            {"study": f"studies/{name}", "radius_mm": round(nodule["radius_mm"], 2)}
-            | dict(zip("zyx", (round(float(c), 2) for c in nodule["centre"]), strict=True))
-            for nodule in study.nodules
-        ]
-    _write_table(folder / "nodules.csv", places, ["study", "z", "y", "x", "radius_mm"])
-    columns = ["study", "patient", "split", "label", "slice_start", "slice_stop"]
-    return _write_table(folder / "labels.csv", rows, columns)
-
-
-def _origin(rng: np.random.Generator, p: PhantomParameters) -> tuple[float, float, float]:
-    """Centre of the first voxel, mm LPS: centred in plane, anywhere along the table."""
-    half = (p.matrix - 1) / 2 * p.pixel_mm
-    return (-half, -half, float(np.round(rng.uniform(-400, 100), 1)))
-
-
-def _refuse_other_phantom(folder: Path, seed: int, counts: dict[str, int], p) -> None:
-    """Studies of two different calls must not end up in one folder."""
-    described = repr((seed, sorted(counts.items()), sorted(asdict(p).items())))
-    stamp = folder / "phantom.sha256"
-    digest = sha256(described.encode()).hexdigest()
-    if stamp.exists() and stamp.read_text().strip() != digest:
-        raise CTVideoError(
-            f"{folder} holds a phantom written with other parameters: choose another folder or "
-            "delete it first"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp.write_text(digest + "\n")
-
-
-def _write_table(path: Path, rows: list[dict], columns: list[str]) -> Path:
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
-    return path

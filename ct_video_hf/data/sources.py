@@ -67,8 +67,8 @@ def _phantom(
     test: int = 100,
     parameters: PhantomParameters | None = None,
 ) -> Source:
-    """Generated studies, written to ``data_dir`` as DICOM; see :func:`.phantom.write_phantom`."""
-    from .phantom import write_phantom
+    """Generated studies, written to ``data_dir`` as DICOM; see :func:`.phantom_files.write_phantom`."""
+    from .phantom_files import write_phantom
 
     table = write_phantom(
         data_dir,
