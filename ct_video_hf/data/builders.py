@@ -34,19 +34,9 @@ _OPTIONS = tuple(field.name for field in fields(PrepareOptions))
 
 @dataclass
 class CTPreparedSetConfig(datasets.BuilderConfig):
-    """``path`` is the folder of a prepared set.
-
-    The version is the digest of its manifest: ``datasets`` keys its cache by the configuration
-    alone and would hand out an older state of the folder otherwise.
-    """
+    """``path`` is the folder of a prepared set."""
 
     path: str = ""
-    manifest_digest: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.path:
-            self.manifest_digest = digest_of(read_manifest(self.path))[:16]
 
 
 class CTPreparedSet(datasets.ArrowBasedBuilder):
@@ -58,6 +48,13 @@ class CTPreparedSet(datasets.ArrowBasedBuilder):
     """
 
     BUILDER_CONFIG_CLASS = CTPreparedSetConfig
+
+    def __init__(self, *args: Any, path: str | os.PathLike = "", **options: Any) -> None:
+        # ``datasets`` keys its cache by the configuration alone; without the manifest's digest it
+        # would hand out an older state of the folder
+        if path:
+            options["hash"] = digest_of(read_manifest(path))[:16]
+        super().__init__(*args, path=str(path), **options)
 
     def _info(self) -> datasets.DatasetInfo:
         if not self.config.path:

@@ -297,7 +297,7 @@ class CTClipDataset(TorchDataset):
         view = self._views.get(row)
         if view is None:
             table = self._rows[row]
-            view = volume_view(table["volume"][0], table["shape"][0].as_py())
+            view = volume_view(table["volume"].chunk(0), 0, table["shape"][0].as_py())
             self._views[row] = view
         return view
 

@@ -149,12 +149,17 @@ def write_row(row: dict[str, Any], path: Path) -> tuple[int, str]:
     return size, digest
 
 
-def volume_view(scalar: pa.LargeBinaryScalar, shape: Sequence[int]) -> np.ndarray:
-    """A stored volume as uint16 (slice, row, column), HU + 1024: a view, nothing is copied."""
-    buffer = scalar.as_buffer()
+def volume_view(column: pa.LargeBinaryArray, row: int, shape: Sequence[int]) -> np.ndarray:
+    """A stored volume as uint16 (slice, row, column), HU + 1024: a view, nothing is copied.
+
+    Not through ``column[row]``: making an Arrow scalar copies the bytes of the whole study.
+    """
+    _, offsets, data = column.buffers()
+    ends = np.frombuffer(offsets, np.int64, 2, offset=8 * (column.offset + row))
     count = int(np.prod(shape))
-    if buffer.size != 2 * count:
+    if int(ends[1] - ends[0]) != 2 * count:
         raise CTDataError(
-            f"a stored volume has {buffer.size} bytes; its shape {tuple(shape)} needs {2 * count}"
+            f"a stored volume has {ends[1] - ends[0]} bytes; its shape {tuple(shape)} needs "
+            f"{2 * count}"
         )
-    return np.frombuffer(buffer, "<u2", count).reshape(tuple(shape))
+    return np.frombuffer(data, "<u2", count, offset=int(ends[0])).reshape(tuple(shape))

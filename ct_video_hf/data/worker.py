@@ -8,12 +8,15 @@ import os
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CTVideoError
 from .labels import StudyEntry
 from .manifest import digest_of
 from .rows import study_row, write_row
+
+if TYPE_CHECKING:
+    from ..dicom import CTVolume
 
 __all__ = ["StudyTask", "fingerprint", "prepare_study"]
 
@@ -65,11 +68,17 @@ def fingerprint(task: StudyTask) -> str:
 
 def prepare_study(task: StudyTask, target: str) -> dict[str, Any]:
     """Read and write one study; runs in a worker. Returns its record, or a reject."""
+    from ..dicom import read_ct  # outside the try: a broken installation is no broken study
+
     try:
         stamp = fingerprint(task)
-        row = _read_row(task)
+        volume = read_ct(task.entry.path, task.policy, in_plane=task.size, workers=task.threads)
+        row = _row(task, volume)
     except Exception as error:  # whatever a broken file provokes must not end the run
-        return {"study": task.study_id, **_reject(error)}
+        reject = {"study": task.study_id, **_reject(error)}
+        if task.study_id != task.entry.study:  # the name is a secret
+            reject["reason"] = reject["reason"].replace(task.entry.path.name, task.study_id)
+        return reject
     size, digest = write_row(row, Path(target))
     marks = row["slice_labels"]
     return {
@@ -88,10 +97,7 @@ def prepare_study(task: StudyTask, target: str) -> dict[str, Any]:
     }
 
 
-def _read_row(task: StudyTask) -> dict[str, Any]:
-    from ..dicom import read_ct
-
-    volume = read_ct(task.entry.path, task.policy, in_plane=task.size, workers=task.threads)
+def _row(task: StudyTask, volume: CTVolume) -> dict[str, Any]:
     return study_row(
         volume,
         study_id=task.study_id,
