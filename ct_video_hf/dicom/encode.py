@@ -180,7 +180,7 @@ class FileEncoder:
 
     def file(self, elements: Mapping[Key, Any], pixels: Mapping[Key, Any]) -> bytes:
         """Preamble, meta information and data set."""
-        head = {key: value for key, value in elements.items() if key[0] < 0x7FE00001}
+        head = {key: value for key, value in elements.items() if key[0] < 0x7FE00010}
         tail = {key: value for key, value in elements.items() if key[0] > 0x7FE00010}
         parts = [encode_elements(head, self.encoding)]
         for (tag, vr), value in sorted(pixels.items()):

@@ -74,9 +74,13 @@ class TransferSyntax:
         return self.codec != "raw"
 
 
+_PROGRESSIVE = (
+    "this JPEG process is retired from DICOM and not read here; DCMTK's `dcmdjpeg` turns it into "
+    "Explicit VR Little Endian"
+)
 _RETIRED_JPEG = (
-    "this JPEG process is retired from DICOM and no maintained decoder exists; ask the archive "
-    "for the series as Explicit VR Little Endian"
+    "this JPEG process is retired from DICOM and no common decoder knows it; ask the archive for "
+    "the series as Explicit VR Little Endian"
 )
 _VIDEO = "it holds video, not CT slices"
 _CONVERT = "convert it first, for instance `gdcmconv --raw` or `dcmdjpeg`"
@@ -100,14 +104,14 @@ _TABLE = [
     TransferSyntax(HTJ2K, "High-Throughput JPEG 2000", "htj2k"),
 ]
 _TABLE += [
-    TransferSyntax(f"1.2.840.10008.1.2.4.{last}", name, None, lossy=True, remedy=_RETIRED_JPEG)
-    for last, name in [
-        ("52", "JPEG Extended (Process 3 & 5)"),
-        ("53", "JPEG Spectral Selection, Non-Hierarchical (Process 6 & 8)"),
-        ("54", "JPEG Spectral Selection, Non-Hierarchical (Process 7 & 9)"),
-        ("55", "JPEG Full Progression, Non-Hierarchical (Process 10 & 12)"),
-        ("56", "JPEG Full Progression, Non-Hierarchical (Process 11 & 13)"),
-        ("58", "JPEG Lossless, Non-Hierarchical (Process 15)"),
+    TransferSyntax(f"1.2.840.10008.1.2.4.{last}", name, None, lossy=True, remedy=remedy)
+    for last, name, remedy in [
+        ("52", "JPEG Extended (Process 3 & 5)", _RETIRED_JPEG),
+        ("53", "JPEG Spectral Selection, Non-Hierarchical (Process 6 & 8)", _PROGRESSIVE),
+        ("54", "JPEG Spectral Selection, Non-Hierarchical (Process 7 & 9)", _RETIRED_JPEG),
+        ("55", "JPEG Full Progression, Non-Hierarchical (Process 10 & 12)", _PROGRESSIVE),
+        ("56", "JPEG Full Progression, Non-Hierarchical (Process 11 & 13)", _RETIRED_JPEG),
+        ("58", "JPEG Lossless, Non-Hierarchical (Process 15)", _RETIRED_JPEG),
     ]
 ]
 _TABLE += [
