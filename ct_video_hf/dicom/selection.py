@@ -6,6 +6,8 @@ What is dropped, when and under which policy stands in ``geometry``'s docstring.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
+from math import isfinite
 
 import numpy as np
 
@@ -100,21 +102,26 @@ def _with_geometry(frames: list[Frame], collector: Collector) -> list[Frame]:
 
 
 def _has_position(frame: Frame) -> bool:
-    return frame.position is not None and bool(np.isfinite(frame.position).all())
+    return frame.position is not None and all(map(isfinite, frame.position))
 
 
 def _has_orientation(frame: Frame) -> bool:
+    return frame.orientation is not None and _are_axes(frame.orientation)
+
+
+@lru_cache(maxsize=1024)  # the planes of a scan share a few orientations
+def _are_axes(orientation: tuple[float, ...]) -> bool:
     """Two finite unit vectors at a right angle, within what header rounding explains."""
-    if frame.orientation is None or not np.isfinite(frame.orientation).all():
+    if not all(map(isfinite, orientation)):
         return False
-    row, column = np.array(frame.orientation[:3]), np.array(frame.orientation[3:])
+    row, column = np.array(orientation[:3]), np.array(orientation[3:])
     lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
     return bool((np.abs(lengths - 1) < UNIT_TOLERANCE).all() and abs(row @ column) < UNIT_TOLERANCE)
 
 
 def _has_spacing(frame: Frame) -> bool:
     spacing = frame.pixel_spacing
-    return spacing is not None and bool(np.isfinite(spacing).all()) and min(spacing) > 0
+    return spacing is not None and all(map(isfinite, spacing)) and min(spacing) > 0
 
 
 # --- planes of another kind -------------------------------------------------------------------
@@ -124,12 +131,14 @@ def _clusters(
     frames: list[Frame], value: Callable[[Frame], tuple], near: Callable[[tuple, tuple], bool]
 ) -> list[list[Frame]]:
     """Frames by value, values that are near the commonest one together; largest first."""
-    left = list(frames)
+    left: dict[tuple, list[Frame]] = {}
+    for frame in frames:
+        left.setdefault(value(frame), []).append(frame)
     result = []
     while left:
-        centre = most_common([value(frame) for frame in left])
-        result.append([frame for frame in left if near(value(frame), centre)])
-        left = [frame for frame in left if not near(value(frame), centre)]
+        centre = max(left, key=lambda known: len(left[known]))
+        close = [known for known in left if near(known, centre)]
+        result.append([frame for known in close for frame in left.pop(known)])
     return sorted(result, key=len, reverse=True)
 
 

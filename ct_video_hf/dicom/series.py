@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -125,6 +126,7 @@ def plane_normal(orientation: tuple[float, ...]) -> np.ndarray:
     return normal / length if length > 0 else normal
 
 
+@lru_cache(maxsize=1024)  # the planes of a scan share a few orientations
 def plane_name(orientation: tuple[float, ...] | None) -> str:
     """axial, coronal or sagittal by the axis nearest to the normal; unknown without one."""
     if orientation is None or not np.isfinite(orientation).all():
@@ -147,7 +149,7 @@ def group_series(frames: list[Frame]) -> list[SeriesGroup]:
     groups: dict[tuple, list[Frame]] = defaultdict(list)
     for frame in frames:
         groups[_key(frame)].append(frame)
-    result = [_measure(SeriesGroup(members)) for members in groups.values()]
+    result = [_measure(SeriesGroup(part)) for group in groups.values() for part in _studies(group)]
     result.sort(
         key=lambda group: (
             np.inf if group.frames[0].series_number is None else group.frames[0].series_number
@@ -160,12 +162,23 @@ def group_series(frames: list[Frame]) -> list[SeriesGroup]:
 
 def _key(frame: Frame) -> tuple:
     if frame.series_instance_uid is not None:
-        return (frame.study_instance_uid, frame.series_instance_uid)
+        return (frame.series_instance_uid,)
     orientation = None
     if frame.orientation is not None:
-        orientation = tuple(np.round(frame.orientation, 2).tolist())
+        orientation = tuple(round(cosine, 2) for cosine in frame.orientation)
     folder = getattr(frame.source, "folder", None)
-    return (frame.study_instance_uid, None, folder, orientation, frame.rows, frame.columns)
+    return (None, folder, orientation, frame.rows, frame.columns)
+
+
+def _studies(frames: list[Frame]) -> list[list[Frame]]:
+    """One series UID in several studies is several series; a missing study UID splits nothing."""
+    named = {frame.study_instance_uid for frame in frames} - {None}
+    if len(named) <= 1:
+        return [frames]
+    parts: dict[str | None, list[Frame]] = defaultdict(list)
+    for frame in frames:
+        parts[frame.study_instance_uid].append(frame)
+    return list(parts.values())
 
 
 def _measure(group: SeriesGroup) -> SeriesGroup:
@@ -223,6 +236,13 @@ def choose_series(
     chosen = min(groups, key=lambda group: group.rank)
     rivals = [group for group in groups if group.tier == chosen.tier]
     _refuse_several_studies(rivals, collector)
+    if chosen.tier == 1 and len(rivals) > 1:
+        collector.add(
+            "several_series",
+            f"{len(rivals)} series of one axial slice each; if they belong together, their Series "
+            f"Instance UIDs were lost",
+            [frame.label for group in rivals for frame in group.frames],
+        )
     if chosen.tier != 0:
         return chosen  # not a stack: what is wrong with it is told where it is looked at
     _report_others(groups, chosen, collector)

@@ -386,6 +386,34 @@ def test_gantry_tilt(tmp_path, hu):
     np.testing.assert_array_equal(fitted.hu, fit_in_plane(repaired.hu, 30))
 
 
+@pytest.mark.parametrize(
+    "turn", [(1, 1, False), (-1, -1, False), (-1, 1, False), (1, -1, True), (-1, 1, True)]
+)
+def test_tilt_of_a_patient_who_lies_otherwise(tmp_path, hu, turn):
+    """The centre of each plane's tissue stays where its own header puts it, whatever is flipped."""
+    angle = np.deg2rad(12)
+    across, down = np.array([1.0, 0, 0]), np.array([0, np.cos(angle), np.sin(angle)])
+    first, second, swap = turn
+    axes = np.concatenate(
+        [second * down, first * across] if swap else [first * across, second * down]
+    )
+    positions = heights(*(2.5 * np.arange(12)))
+    write_series(hu, tmp_path, orientation=tuple(axes), positions=positions)
+    volume = read_ct(tmp_path, "repair")
+    assert volume.report.codes() == {"gantry_tilt", "oblique", "overlap"}
+
+    def centre(plane):
+        weights = np.clip(plane.astype(float) + 900, 0, None)
+        rows, columns = np.indices(plane.shape)
+        return [(weights * grid).sum() / weights.sum() for grid in (rows, columns)]
+
+    for index in range(12):
+        row, column = centre(hu[index])
+        expected = positions[index] + 0.7 * (column * axes[:3] + row * axes[3:])
+        found = volume.position(index, *centre(volume.hu[index]))
+        np.testing.assert_allclose(found, expected, atol=0.02)
+
+
 def test_duplicates(tmp_path, hu):
     files = write_series(hu, tmp_path)
     shutil.copy(files[4], tmp_path / "copy.dcm")

@@ -170,6 +170,23 @@ def test_without_series_uid_orientation_and_matrix_tell_apart():
     assert [len(group.frames) for group in group_series(frames)] == [1, 12]
 
 
+def test_a_missing_study_uid_splits_no_series():
+    frames = volume()
+    frames[3] = replace(frames[3], study_instance_uid=None)
+    assert [len(group.frames) for group in group_series(frames)] == [12]
+
+
+def test_one_series_uid_in_two_studies_is_two_series():
+    frames = volume() + volume(prefix="t", study_instance_uid="5.5")
+    assert [len(group.frames) for group in group_series(frames)] == [12, 12]
+
+
+def test_a_series_uid_for_every_file_is_told():
+    frames = [replace(f, series_instance_uid=f"1.{place}") for place, f in enumerate(volume())]
+    _, collector = choose(frames)
+    assert "UIDs were lost" in collector.findings[0].message
+
+
 def test_the_list_marks_the_choice_and_hides_uids():
     listed = list_series(group_series(volume("1.2.7", 7) + volume("1.2.8", 8, count=30)))
     assert [(info.index, info.slices, info.chosen) for info in listed] == [
