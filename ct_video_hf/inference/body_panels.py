@@ -145,16 +145,29 @@ def _number_levels(axes: Axes, keys: list[Mapping[str, Any]], z_range: tuple[flo
 
 def _spread(wanted: list[float], gap: float, low: float, high: float) -> list[float]:
     """Ascending places at least ``gap`` apart, near the wanted ones and inside the range."""
-    places: list[float] = []
+    groups: list[list[float]] = []  # each is laid out evenly around the mean of its members
     for value in wanted:
-        places.append(max(value, places[-1] + gap) if places else value)
-    shift = (sum(places) - sum(wanted)) / max(len(places), 1)
-    places = [place - shift for place in places]
-    if places and places[-1] > high - gap / 2:
-        places = [place - (places[-1] - high + gap / 2) for place in places]
-    if places and places[0] < low + gap / 2:
-        places = [place + (low + gap / 2 - places[0]) for place in places]
-    return places
+        groups.append([value])
+        while len(groups) > 1 and _first(groups[-1], gap, low, high) < gap + _last(
+            groups[-2], gap, low, high
+        ):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    return [
+        _first(group, gap, low, high) + place * gap
+        for group in groups
+        for place in range(len(group))
+    ]
+
+
+def _first(group: list[float], gap: float, low: float, high: float) -> float:
+    """Place of a group's first member, the whole group being inside the range."""
+    length = (len(group) - 1) * gap
+    start = sum(group) / len(group) - length / 2
+    return max(min(start, high - gap / 2 - length), low + gap / 2)
+
+
+def _last(group: list[float], gap: float, low: float, high: float) -> float:
+    return _first(group, gap, low, high) + (len(group) - 1) * gap
 
 
 def _lanes(clips: list[Mapping[str, Any]]) -> list[int]:

@@ -59,7 +59,8 @@ def test_lanes_of_overlapping_clips():
 
 
 def test_numbers_are_spread_within_the_range():
-    places = _spread([10.0, 10.5, 11.0, 99.0], 5.0, 0.0, 100.0)
+    places = _spread([10.0, 10.5, 11.0, 50.0, 99.0], 5.0, 0.0, 100.0)
+    assert places[3] == 50.0  # nothing crowds it
     assert min(np.diff(places)) >= 5.0 - 1e-9
     assert places[0] >= 2.5
     assert places[-1] <= 97.5 + 1e-9
