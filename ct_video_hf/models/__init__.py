@@ -16,6 +16,11 @@ from .registry import (
     register_with_transformers,
 )
 from .slow import CTSlowConfig, CTSlowForVideoClassification, CTSlowModel
+from .video_resnet import (
+    CTVideoResNetConfig,
+    CTVideoResNetForVideoClassification,
+    CTVideoResNetModel,
+)
 from .x3d import CTX3DConfig, CTX3DForVideoClassification, CTX3DModel
 
 __all__ = [
@@ -29,6 +34,9 @@ __all__ = [
     "CTVideoConfig",
     "CTVideoPreTrainedModel",
     "CTVideoProcessor",
+    "CTVideoResNetConfig",
+    "CTVideoResNetForVideoClassification",
+    "CTVideoResNetModel",
     "CTX3DConfig",
     "CTX3DForVideoClassification",
     "CTX3DModel",

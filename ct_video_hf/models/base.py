@@ -1,6 +1,8 @@
-"""What all backbones share: configuration, input checks, feature pooling, head and loss."""
+"""What all backbones share: configuration, input checks, feature pooling, head and loss.
 
-from __future__ import annotations
+No ``from __future__ import annotations`` where a configuration is defined: ``strict`` checks the
+types of fields only when they are types and not text.
+"""
 
 import itertools
 from collections.abc import Iterator
@@ -71,6 +73,9 @@ class CTVideoConfig(PreTrainedConfig):
     def smallest_clip(self) -> tuple[int, int, int]:
         """Fewest frames, rows and columns that the network accepts."""
         return (1, 1, 1)
+
+    def check_clip(self, frames: int, rows: int, columns: int) -> None:
+        """Refuse clips that are large enough and still not possible; most networks have none."""
 
     def validate_sizes(self) -> None:
         """Refuse sizes below 1 and dropout outside 0..1."""
@@ -160,12 +165,12 @@ class _OnceCounted:
         self.block = block
         self.called = False
 
-    def __call__(self, video: torch.Tensor) -> torch.Tensor:
+    def __call__(self, *inputs: torch.Tensor) -> Any:
         if self.called:
             with _kept_statistics(self.block):
-                return self.block(video)
+                return self.block(*inputs)
         self.called = True
-        return self.block(video)
+        return self.block(*inputs)
 
 
 class CTVideoPreTrainedModel(PreTrainedModel):
@@ -243,6 +248,7 @@ class CTVideoPreTrainedModel(PreTrainedModel):
                 f"pixel_values has {clip[0]} frames of {clip[1]}x{clip[2]} pixels; this model "
                 f"takes at least {least[0]} frames of {least[1]}x{least[2]}."
             )
+        self.config.check_clip(*clip)
         return pixel_values.to(self.dtype)
 
 
@@ -272,18 +278,33 @@ class CTVideoBackbone(CTVideoPreTrainedModel):
         super().__init__(config)
         self.gradient_checkpointing = False
 
-    def _run(self, block: nn.Module, video: torch.Tensor) -> torch.Tensor:
+    def run_block(self, block: nn.Module, *inputs: torch.Tensor) -> Any:
+        """Call a block, keeping only its inputs for the backward pass where that is wanted."""
         if self.gradient_checkpointing and self.training:
-            return self._gradient_checkpointing_func(_OnceCounted(block), video)
-        return block(video)
+            return self._gradient_checkpointing_func(_OnceCounted(block), *inputs)
+        return block(*inputs)
 
-    def forward_features(self, video: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Stem and stages on (batch, channel, frame, row, column): the output of each."""
+    def forward_features(
+        self, video: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Run the network up to the head's pooling.
+
+        Parameters
+        ----------
+        video : torch.Tensor
+            (batch, channel, frame, row, column).
+
+        Returns
+        -------
+        last_hidden_state, pooled_grid : torch.Tensor
+        hidden_states : tuple of torch.Tensor
+            See :class:`CTVideoModelOutput`.
+        """
         states = []
         for block in self.blocks:
-            video = self._run(block, video)
+            video = self.run_block(block, video)
             states.append(video)
-        return tuple(states)
+        return video, self.head_pool(video), tuple(states)
 
     def forward(
         self,
@@ -310,12 +331,11 @@ class CTVideoBackbone(CTVideoPreTrainedModel):
             Or a tuple of its fields with ``return_dict=False``.
         """
         video = self.check_pixel_values(pixel_values).transpose(1, 2)
-        states = self.forward_features(video)
-        grid = self.head_pool(states[-1])
+        last, grid, states = self.forward_features(video)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         output = CTVideoModelOutput(
-            last_hidden_state=states[-1],
+            last_hidden_state=last,
             pooler_output=grid.mean((2, 3, 4)),
             pooled_grid=grid,
             hidden_states=states if output_hidden_states else None,

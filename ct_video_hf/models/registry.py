@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoVideoProcessor
 
 from .base import CTVideoClassifier, CTVideoConfig
@@ -79,7 +80,10 @@ def _config(backbone: Backbone, num_labels: int, overrides: dict[str, Any]) -> C
             f"{', '.join(sorted(fields))}."
         )
     labels = {} if overrides.get("id2label") is not None else {"num_labels": num_labels}
-    return backbone.config_class(**(dict(backbone.overrides) | overrides | labels))
+    try:
+        return backbone.config_class(**(dict(backbone.overrides) | overrides | labels))
+    except StrictDataclassError as error:
+        raise ValueError(f"{backbone.name} cannot be made so. {error}") from error
 
 
 def create_model(

@@ -5,8 +5,6 @@ arXiv 1711.11248. Composed of torchvision's blocks; the presets are torchvision'
 same names.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -74,8 +72,6 @@ class CTVideoResNetConfig(CTVideoConfig):
 
     def validate_architecture(self) -> None:
         """Refuse unknown convolutions and lists of different lengths."""
-        if self.convolutions is None:
-            return  # not filled in yet
         if not len(self.widths) == len(self.depths) == len(self.convolutions):
             raise ValueError(
                 f"widths {self.widths}, depths {self.depths} and convolutions {self.convolutions} "

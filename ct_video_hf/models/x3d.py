@@ -6,8 +6,6 @@ functions, key for key, with logits where those apply a softmax. Depthwise 3D co
 on a CPU.
 """
 
-from __future__ import annotations
-
 import math
 import operator
 from typing import Any, ClassVar
@@ -18,8 +16,9 @@ from pytorchvideo.models.x3d import create_x3d_head, create_x3d_res_stage, creat
 from torch import nn
 
 from .base import CTVideoBackbone, CTVideoClassifier, CTVideoConfig
-from .pooling import HEAD_POOLS, make_head_pool
+from .pooling import make_head_pool
 from .records import Backbone, WeightRecord
+from .resnet_parts import check_head_pool, check_lengths, check_odd, smallest_window
 
 __all__ = ["BACKBONES", "CTX3DConfig", "CTX3DForVideoClassification", "CTX3DModel"]
 
@@ -108,26 +107,17 @@ class CTX3DConfig(CTVideoConfig):
             return (1, 1, 1)
         spatial = math.prod(self.spatial_strides)
         strides = (math.prod(self.temporal_strides), spatial, spatial)
-        total = map(operator.mul, self.stem_stride, strides)
-        windows = zip(self.head_pool_kernel, total, strict=True)
-        return tuple((window - 1) * stride + 1 for window, stride in windows)
+        total = [stem * stage for stem, stage in zip(self.stem_stride, strides, strict=True)]
+        return smallest_window(self.head_pool_kernel, total)
 
     def validate_architecture(self) -> None:
         """Refuse lists of different lengths and even kernels."""
-        if self.depths is None or self.head_pool_kernel is None:
-            return  # not filled in yet
-        expected = dict.fromkeys(
-            ("kernels", "spatial_strides", "temporal_strides"), len(self.depths)
-        )
-        expected |= dict.fromkeys(("stem_kernel", "stem_stride", "head_pool_kernel"), 3)
-        for name, length in expected.items():
-            if len(getattr(self, name)) != length:
-                raise ValueError(f"{name} is {getattr(self, name)}; {length} values are expected.")
-        for kernel in (self.stem_kernel, *self.kernels):
-            if any(size % 2 == 0 for size in kernel):
-                raise ValueError(f"A kernel is {kernel}; odd sizes are expected.")
-        if self.head_pool not in HEAD_POOLS:
-            raise ValueError(f"head_pool is {self.head_pool!r}; allowed: {', '.join(HEAD_POOLS)}.")
+        per_stage = ("kernels", "spatial_strides", "temporal_strides")
+        triples = ("stem_kernel", "stem_stride", "head_pool_kernel")
+        check_lengths(self, dict.fromkeys(per_stage, len(self.depths)))
+        check_lengths(self, dict.fromkeys(triples, 3))
+        check_odd([self.stem_kernel, *self.kernels])
+        check_head_pool(self.head_pool)
 
 
 class CTX3DModel(CTVideoBackbone):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from ct_video_hf.dicom.resample import fit_in_plane
 from ct_video_hf.models.hu_clips import as_hu, fit_planes
 from ct_video_hf.models.processing_ct import PROCESSOR_PRESETS, CTVideoProcessor
 
@@ -186,6 +187,13 @@ def test_fit_enlarges_linearly_and_keeps_equal_sizes():
     )
     assert np.abs(big[1].astype(np.float32) + 1024 - expected).max() <= 1
     np.testing.assert_array_equal(fit_planes(hu, 20), np.maximum(hu, -1024))
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (2, 50, 61), (2, 20, 33), (1, 32, 32)])
+def test_fit_is_the_scan_readers(shape):
+    """Two copies, for these files must work alone; they may not drift apart."""
+    hu = volume(*shape)
+    np.testing.assert_array_equal(fit_planes(hu, 32), fit_in_plane(hu, 32))
 
 
 def test_int16_extremes_survive():
