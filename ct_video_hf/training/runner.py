@@ -39,7 +39,15 @@ CONFIG_NAME = "training_config.json"
 METRICS_NAME = "metrics.json"
 _OPTIONS_NAME = "run_options.json"
 #: Options that may differ when a run is resumed: they do not change its result.
-_FREE_ON_RESUME = ("resume", "output", "data", "workers", "eval_batch_size", "keep_checkpoints")
+_FREE_ON_RESUME = (
+    "resume",
+    "output",
+    "data",
+    "workers",
+    "eval_batch_size",
+    "keep_checkpoints",
+    "disable_tqdm",
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,7 @@ def run(
     output = Path(options["output"]).expanduser()
     validate = options["validation_split"] != "none"
     args = build_arguments(options, extras, output, validate=validate)
+    extras = {name: public_value(getattr(args, name)) for name in extras}  # as they were read
     finished = _claim_output(output, options, extras)
     if finished is not None:
         return finished
@@ -301,7 +310,7 @@ def _record(trainer: CTTrainer, parts, options, extras, seconds: float, command)
     }
     return {
         "command": None if command is None else public_command(command),
-        "arguments": public_value({**options, **extras}),
+        "arguments": {**public_value(options), **extras},
         "backbone": options["backbone"],
         "weights": public_value(options["weights"]),
         "data": {

@@ -271,7 +271,6 @@ class CTTrainer(Trainer):
             output_dir=run_dir,
             save_total_limit=limit,
             best_model_checkpoint=self.state.best_model_checkpoint,
-            use_mtime=True,
         )
 
 
