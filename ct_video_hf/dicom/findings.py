@@ -67,6 +67,7 @@ RULES: dict[str, Rule] = {
     "interslice_gap": _NOTE,
     "oblique": _NOTE,
     # values
+    "duplicate_uid": _WARN,
     "missing_modality": _NOTE,
     "missing_rescale": _WARN,
     "not_hu": _WARN,
@@ -158,7 +159,10 @@ class Collector:
             others = sorted({finding.code for finding in errors[1:]})
             message += f" ({len(errors) - 1} more: {', '.join(others)})"
         if self.policy == "strict" and RULES[errors[0].code].warn != "error":
-            message += ". Policy 'warn' goes on with it, 'repair' also mends what geometry can mend"
+            message += (
+                ". Policy 'warn' goes on where that still makes a volume, 'repair' mends what "
+                "geometry can mend"
+            )
         raise CTReadError(message, code=errors[0].code, findings=self.to_dicts())
 
     def to_dicts(self) -> list[dict]:

@@ -54,9 +54,10 @@ several_acquisitions   error    warning  warning  acquisitions or reconstruction
                                                   the one with most slices, then lowest number stays
 single_slice           error    error    error    one plane is no volume
 too_few_slices         warning  warning  warning  fewer than 8: no study, but a volume
-missing_slice          error    warning  warning  a gap of whole spacings. warn: stacked as it is;
-                                                  repair: interpolated up to 2.5 spacings, no more
-                                                  than a quarter of the slices; else refused
+missing_slice          error    warning  warning  a gap of whole spacings. warn: stacked as it is
+                                                  up to 10 spacings, else refused; repair:
+                                                  interpolated up to 2.5 spacings and a quarter of
+                                                  the slices, else refused
 uneven_spacing         error    warning  warning  warn: mean spacing; repair: linear resampling
                                                   along the normal to the median spacing
 gantry_tilt            error    warning  warning  warn: the affine is sheared and exact; repair:
@@ -68,6 +69,7 @@ approximate_affine     -        warning  -        largest distance between a sli
 overlap                info     info     info     slices thicker than their distance
 interslice_gap         info     info     info     slices thinner than their distance
 oblique                info     info     info     planes stand oblique to the patient's axes
+duplicate_uid          warning  warning  warning  different slices share a SOP Instance UID
 missing_modality       info     info     info     no Modality in the header; taken as CT
 missing_rescale        warning  warning  warning  no rescale slope or intercept; 1 and 0 assumed
 not_hu                 warning  warning  warning  Rescale Type says that values are not HU
@@ -90,18 +92,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .axes import head_normal, most_common, patient_axes
 from .findings import Collector
 from .frame import Frame
-from .series import plane_normal
 from .spacing import SpacingFit, fit_spacing
 
-__all__ = ["Stack", "build_stack", "head_normal", "patient_axes"]
+__all__ = ["Stack", "build_stack"]
 
 IN_PLANE_TOLERANCE_MM = 0.05
 TILT_DEGREES = 0.1
 OBLIQUE_DEGREES = 1.0
 #: A volume of fewer slices is read with a warning.
 FEW_SLICES = 8
+#: The widest gap, in spacings, over which policy "warn" still speaks of one volume.
+WIDEST_STACKED_GAP = 10
 
 
 @dataclass
@@ -133,41 +137,6 @@ class Stack:
         """Largest distance between a slice's true position and the affine's."""
         predicted = self.affine[:3, 3] + np.outer(np.arange(len(self.frames)), self.affine[:3, 0])
         return float(np.linalg.norm(self.origins - predicted, axis=1).max())
-
-
-def patient_axes(orientation: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Directions in which native rows and columns grow, and whether to swap them.
-
-    Returns
-    -------
-    down, across : ndarray, shape (3,)
-        Unit vectors along which the row index (the column cosines of PS3.3 C.7.6.2.1.1) and the
-        column index (the row cosines) grow.
-    transpose : bool
-        True when the row index runs nearer to the left-right axis than to the front-back axis, as
-        with a patient lying on the side and an image shown table down.
-    """
-    across = np.asarray(orientation[:3], dtype=float)
-    down = np.asarray(orientation[3:], dtype=float)
-    across = across / np.linalg.norm(across)
-    down = down - (down @ across) * across  # removes what header rounding left of the other
-    down = down / np.linalg.norm(down)
-    transpose = abs(down[0]) + abs(across[1]) > abs(down[1]) + abs(across[0])
-    return down, across, bool(transpose)
-
-
-def most_common(values: list) -> tuple:
-    """The value that occurs most, the first of them on a tie."""
-    counts: dict = {}
-    for value in values:
-        counts[value] = counts.get(value, 0) + 1
-    return max(counts, key=counts.get)
-
-
-def head_normal(orientation: tuple[float, ...]) -> np.ndarray:
-    """The slice normal, turned so that it points to the head."""
-    normal = plane_normal(orientation)
-    return normal if normal[2] > 0 else -normal
 
 
 def build_stack(frames: list[Frame], collector: Collector) -> Stack:
@@ -283,7 +252,7 @@ def _check_spacing(stack: Stack, collector: Collector) -> set[str]:
     needs = set()
     for place in np.flatnonzero(leaps > 1):
         needs.add("missing_slice")
-        _gap_finding("missing_slice", stack, place, int(leaps[place]) - 1, collector)
+        _gap_finding(stack, int(place), int(leaps[place]) - 1, collector)
     places = np.flatnonzero(odd)
     if len(places):
         needs.add("uneven_spacing")
@@ -298,14 +267,17 @@ def _between(stack: Stack, place: int) -> tuple[str, list[str]]:
     return where + f"{stack.along[place + 1]:.3f} mm", files
 
 
-def _gap_finding(code: str, stack: Stack, place: int, missing: int, collector: Collector) -> None:
+def _gap_finding(stack: Stack, place: int, missing: int, collector: Collector) -> None:
     where, files = _between(stack, place)
     gap = float(stack.along[place + 1] - stack.along[place])
+    too_wide = gap > WIDEST_STACKED_GAP * stack.fit.step
     collector.add(
-        code,
+        "missing_slice",
         f"{missing} slice{'' if missing == 1 else 's'} missing {where}: expected a gap of "
-        f"{stack.fit.step:.3f} mm, found {gap:.3f} mm",
+        f"{stack.fit.step:.3f} mm, found {gap:.3f} mm"
+        + ("; what lies on either side is no one volume" if too_wide else ""),
         files,
+        severity="error" if too_wide else None,
         position_mm=stack.along[place],
         expected_mm=stack.fit.step,
         found_mm=gap,

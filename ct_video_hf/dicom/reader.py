@@ -140,7 +140,7 @@ def _load_frames(
     """Headers of all CT images; other files and damaged ones become findings."""
     frames: list[Frame] = []
     strangers: list[str] = []
-    others: list[str] = []
+    others: list[tuple[str, CTReadError]] = []
     damaged: list[tuple[str, CTReadError]] = []
     for source in sources:
         try:
@@ -149,7 +149,7 @@ def _load_frames(
             if len(sources) == 1 or error.code == "too_large":
                 raise
             if error.code in _OTHER_KIND:
-                others.append(source.name)
+                others.append((source.name, error))
             elif error.code == "not_dicom" and not _promises_dicom(source.name):
                 strangers.append(source.name)
             else:
@@ -163,8 +163,8 @@ def _load_frames(
     if others:
         collector.add(
             "not_ct_dropped",
-            f"left out {len(others)} DICOM objects that are not CT images: {name_files(others)}",
-            others,
+            f"left out {len(others)} DICOM objects that are not CT images: {_kinds(others)}",
+            [name for name, _ in others],
         )
     for name, error in damaged:
         collector.add("unreadable_file", f"{error} ({error.code})", [name])
@@ -178,10 +178,21 @@ def _promises_dicom(name: str) -> bool:
     return name.lower().endswith(_DICOM_SUFFIXES)
 
 
+def _kinds(others: list[tuple[str, CTReadError]]) -> str:
+    """What the objects are: the reason for the first of each kind, and how many share it."""
+    kinds: dict[str, list[str]] = {}
+    for name, error in others:
+        kinds.setdefault(str(error).replace(name, "", 1), []).append(name)
+    return "; ".join(
+        f"{names[0]}{reason}" + (f" ({len(names) - 1} more alike)" if len(names) > 1 else "")
+        for reason, names in kinds.items()
+    )
+
+
 def _refuse_nothing(
     where: str,
     strangers: list[str],
-    others: list[str],
+    others: list[tuple[str, CTReadError]],
     damaged: list[tuple[str, CTReadError]],
     collector: Collector,
 ) -> None:
@@ -195,7 +206,7 @@ def _refuse_nothing(
     code = "not_ct" if others else "no_dicom"
     parts = []
     if others:
-        parts.append(f"{len(others)} DICOM objects are not CT images ({name_files(others)})")
+        parts.append(_kinds(others))
     if strangers:
         parts.append(f"{len(strangers)} files are not DICOM ({name_files(strangers)})")
     if any(name.lower().endswith((".nii", ".nii.gz")) for name in strangers):
@@ -291,6 +302,14 @@ def _describe_values(stack: Stack, summary: PixelSummary, collector: Collector) 
             "lossy_compression",
             f"compressed with loss (now {', '.join(map(describe_syntax, lossy))})",
             [frame.label for frame in frames if frame.lossy],
+        )
+    ids = [_slice_id(frame) for frame in frames]
+    repeated = len(ids) - len(set(ids) - {None}) - ids.count(None)
+    if repeated:
+        collector.add(
+            "duplicate_uid",
+            f"{repeated} of {len(frames)} slices repeat the SOP Instance UID of another; their "
+            f"ids do not tell them apart",
         )
     for note in summary.notes:
         collector.add(note.code, note.message, note.files)

@@ -11,10 +11,10 @@ from math import isfinite
 
 import numpy as np
 
+from .axes import head_normal, most_common, plane_name
 from .findings import Collector, name_files
 from .frame import Frame
-from .geometry import head_normal, most_common
-from .series import SAME_POSITION_MM, is_localizer, plane_name
+from .series import SAME_POSITION_MM, is_localizer
 from .spacing import fit_spacing
 
 __all__ = ["select_stack", "source_order"]

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 
+from .axes import plane_name, plane_normal
 from .errors import CTReadError
 from .findings import Collector, name_files
 from .frame import Frame
@@ -27,10 +27,6 @@ __all__ = ["SeriesGroup", "SeriesInfo", "choose_series", "group_series", "list_s
 #: Two positions nearer than this are one position: a tenth of the thinnest reconstruction in use,
 #: ten times the rounding of a header that writes whole micrometres.
 SAME_POSITION_MM = 0.01
-
-#: A plane is axial when its normal lies within this angle of the patient's long axis. A gantry
-#: tilts by up to 30 degrees; coronal and sagittal planes stand at 90.
-AXIAL_DEGREES = 45.0
 
 #: A series or group of other orientation is a localizer when it has fewer images than this and
 #: fewer than a tenth of the volume's slices, or simply no more than three.
@@ -117,26 +113,6 @@ class SeriesGroup:
             chosen=chosen,
             series_instance_uid=first.series_instance_uid,
         )
-
-
-def plane_normal(orientation: tuple[float, ...]) -> np.ndarray:
-    """Unit normal of a plane, row cosine x column cosine (PS3.3 C.7.6.2.1.1)."""
-    normal = np.cross(orientation[:3], orientation[3:])
-    length = float(np.linalg.norm(normal))
-    return normal / length if length > 0 else normal
-
-
-@lru_cache(maxsize=1024)  # the planes of a scan share a few orientations
-def plane_name(orientation: tuple[float, ...] | None) -> str:
-    """axial, coronal or sagittal by the axis nearest to the normal; unknown without one."""
-    if orientation is None or not np.isfinite(orientation).all():
-        return "unknown"
-    normal = np.abs(plane_normal(orientation))
-    if not normal.any():
-        return "unknown"
-    if normal[2] >= np.cos(np.deg2rad(AXIAL_DEGREES)) - 1e-9:
-        return "axial"
-    return "sagittal" if normal[0] >= normal[1] else "coronal"
 
 
 def is_localizer(images: int, slices: int) -> bool:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from ct_video_hf.dicom import CTReadError, geometry
+from ct_video_hf.dicom.axes import patient_axes
 from ct_video_hf.dicom.findings import RULES, Collector
-from ct_video_hf.dicom.geometry import build_stack, patient_axes
+from ct_video_hf.dicom.geometry import build_stack
 from ct_video_hf.dicom.spacing import fit_spacing
 from tests.support.frames import make_stack, shuffled
 

@@ -350,6 +350,27 @@ def test_a_wide_hole_is_not_filled(tmp_path, hu):
     assert len(read_ct(tmp_path, "warn")) == 10
 
 
+def test_two_far_parts_are_no_volume_under_any_policy(tmp_path, hu):
+    z = np.concatenate([2.5 * np.arange(6), 400 + 2.5 * np.arange(6)])
+    write_series(hu, tmp_path, positions=heights(*z))
+    for policy in ("strict", "warn", "repair"):
+        assert "no one volume" in str(expect("missing_slice", tmp_path, policy))
+
+
+def test_slices_that_share_a_uid(tmp_path, hu):
+    write_series(hu, tmp_path, slice_extra=[{"SOPInstanceUID": "1.2.3"}] * 12)
+    volume = read_ct(tmp_path)
+    np.testing.assert_array_equal(volume.hu, hu)
+    assert codes(volume) == {"duplicate_uid": "warning"}
+
+
+def test_what_is_no_ct_is_named(tmp_path, hu):
+    write_series(hu, tmp_path, extra={"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"})
+    error = expect("not_ct", tmp_path)
+    assert "econdary" in str(error)
+    assert "11 more alike" in str(error)
+
+
 def test_uneven_spacing(tmp_path, hu):
     z = 2.5 * np.arange(12)
     z[[3, 7]] += [0.8, -0.6]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from ct_video_hf.dicom import CTReadError
+from ct_video_hf.dicom.axes import plane_name
 from ct_video_hf.dicom.findings import Collector
 from ct_video_hf.dicom.selection import select_stack
-from ct_video_hf.dicom.series import choose_series, group_series, list_series, plane_name
+from ct_video_hf.dicom.series import choose_series, group_series, list_series
 from tests.support.frames import AXIAL, CORONAL, SAGITTAL, make_frame, make_stack, shuffled
 
 
