@@ -75,9 +75,8 @@ def _decode(data: bytes | memoryview, codec: str | None) -> np.ndarray:
         return imagecodecs.jpeg8_decode(data)
     if codec == "jpeg-ls":
         return imagecodecs.jpegls_decode(data)
-    if codec == "jpeg-2000":
-        return imagecodecs.jpeg2k_decode(data, numthreads=1)
-    return imagecodecs.htj2k_decode(data)
+    # OpenJPEG for HTJ2K too: unlike OpenJPH it tells every error
+    return imagecodecs.jpeg2k_decode(data, numthreads=1)
 
 
 def _check_stream(stream: Codestream | None, data: bytes | memoryview, frame: Frame) -> None:

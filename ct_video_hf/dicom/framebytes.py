@@ -176,8 +176,9 @@ def _fragments(read, start: int, size: int, frame: Frame) -> tuple[list[Span], b
         position += length
     if len(spans) < 2:
         raise CTReadError(
-            f"{frame.source.name}: its compressed pixel data hold no frame",
-            code="truncated_pixels" if position >= size else "corrupt_pixels",
+            f"{frame.source.name}: its compressed pixel data hold no frame: the file is cut off or "
+            "damaged",
+            code="truncated_pixels",
         )
     table = bytes(read(*spans[0]))
     return spans[1:], table
