@@ -182,6 +182,36 @@ def test_the_same_scan_as_nifti(name, tmp_path):
     np.testing.assert_allclose(theirs.affine, ours.affine, atol=1e-3)
 
 
+def test_one_slice_in_every_syntax():
+    """A single slice is no volume; what cannot be decoded is told before that, by its syntax."""
+    files = sorted(Path(ROOT, "syntaxes").glob("CTImage*.dcm"))
+    assert len(files) == 16
+    for file in files:
+        uid = file.name.rpartition("_")[2].removesuffix(".dcm")
+        undecodable = uid.endswith((".4.53", ".4.55"))
+        with pytest.raises(CTReadError) as caught:
+            read_ct(file)
+        assert caught.value.code == ("no_decoder" if undecodable else "single_slice"), file.name
+        if undecodable:
+            assert uid in str(caught.value)
+
+
+def test_enhanced_frames_of_a_perfusion_map():
+    """Two fragmented 12-bit JPEG frames, stored head to feet and mirrored, which are no HU."""
+    file = Path(ROOT, "syntaxes/CT0012.fragmented_no_bot_jpeg_baseline.51.dcm")
+    volume = read_ct(file)
+    assert volume.hu.shape == (2, 512, 512)
+    assert volume.spacing == pytest.approx((10.0, 0.388672, 0.388672))
+    assert volume.source_index == [0, 1]
+    assert volume.report.codes() == {
+        "implausible_hu", "lossy_compression", "not_hu", "too_few_slices",
+    }  # fmt: skip
+    # stored x falls from 99.5 mm: the last stored column is the first of ours
+    np.testing.assert_allclose(
+        volume.affine[:3, 3], [99.5 - 511 * 0.388672, -301.5, -159.0], atol=1e-6
+    )
+
+
 def test_the_gap_is_named():
     with pytest.raises(CTReadError, match=r"IM-0001-0009.*28\.107.*38\.107.*5\.000.*10\.000"):
         read_ct(Path(ROOT, "geometry/missing_slice"))
@@ -220,6 +250,13 @@ def test_a_whole_study(tmp_path):
     assert volume.spacing == pytest.approx((2.5, 0.703125, 0.703125))
     assert_same_as_pydicom(volume, files)
     assert volume.source_index == list(range(132, -1, -1))
+    sitk = pytest.importorskip("SimpleITK", reason="SimpleITK comes with the benchmark extra")
+    reader = sitk.ImageSeriesReader()
+    image = simpleitk_volume(reader.GetGDCMSeriesFileNames(str(files[0].parent)))
+    np.testing.assert_array_equal(volume.hu, sitk.GetArrayViewFromImage(image))
+    np.testing.assert_allclose(volume.affine, lps_affine(image), atol=1e-4)
+    sitk.WriteImage(image, str(tmp_path / "ct.nii.gz"))
+    np.testing.assert_array_equal(read_ct(tmp_path / "ct.nii.gz").hu, volume.hu)
     fitted = read_ct(tmp_path, in_plane=256)
     assert fitted.spacing == pytest.approx((2.5, 1.40625, 1.40625))
     np.testing.assert_allclose(
