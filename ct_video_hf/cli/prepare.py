@@ -112,7 +112,13 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(args, data_dir, source_options, options)
     try:
-        source = open_source(args.name, data_dir, progress=not args.quiet, **source_options)
+        source = open_source(
+            args.name,
+            data_dir,
+            workers=args.workers,
+            progress=not args.quiet,
+            **source_options,
+        )
         summary = prepare_table(
             source.table,
             args.out,

@@ -71,7 +71,7 @@ class CTPreparedSet(datasets.ArrowBasedBuilder):
         return [
             datasets.SplitGenerator(
                 name=split,
-                gen_kwargs={"files": [str(f) for f in study_files(self.config.path, split)]},
+                gen_kwargs={"files": study_files(self.config.path, split)},
             )
             for split in SPLITS
             if counts[split]
@@ -178,7 +178,7 @@ def _prepared_in_cache(
         data_dir = root / f"phantom-dicom-{digest_of(described)[:16]}"
     given = [name, str(Path(data_dir).resolve()), described, str(split_file), repr(chosen)]
     folder = root / f"{name}-{digest_of(given)[:16]}"
-    source = open_source(name, data_dir, progress=progress, **options)
+    source = open_source(name, data_dir, workers=workers, progress=progress, **options)
     prepare_table(
         source.table,
         folder,

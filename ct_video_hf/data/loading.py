@@ -7,8 +7,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from .errors import CTDataError
 from .labels import SPLITS
 from .manifest import read_manifest
@@ -19,8 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["load_prepared", "study_files", "summarize_set", "verify_set"]
 
 
-def study_files(folder: str | os.PathLike, split: str | None = None) -> list[Path]:
-    """Files of the studies of a split (or all) in the order of the labels table.
+def study_files(
+    folder: str | os.PathLike, split: str | None = None, manifest: dict[str, Any] | None = None
+) -> list[str]:
+    """Paths of the studies of a split (or all) in the order of the labels table.
 
     Raises
     ------
@@ -28,20 +28,25 @@ def study_files(folder: str | os.PathLike, split: str | None = None) -> list[Pat
         When the set is not complete, or a file is missing or has another size than it should.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder / "studies")}
+    manifest = manifest or read_manifest(folder)
+    studies = os.path.join(folder, "studies")
     files = []
     for record in manifest["studies"]:
-        if split is not None and record["split"] != split:
+        if split not in (None, "all", record["split"]):
             continue
-        name = f"{record['key']}.arrow"
-        if sizes.get(name) != record["bytes"]:
-            found = "is missing" if name not in sizes else f"has {sizes[name]} bytes"
+        path = os.path.join(studies, f"{record['key']}.arrow")
+        try:
+            size = os.stat(path).st_size
+        except FileNotFoundError:
+            size = None
+        if size != record["bytes"]:
+            found = "is missing" if size is None else f"has {size} bytes"
             raise CTDataError(
-                f"studies/{name} of {folder.name} {found}, {record['bytes']} bytes are expected: "
-                "the copy is incomplete, or run the same `prepare` again to make it anew"
+                f"studies/{record['key']}.arrow of {folder.name} {found}, {record['bytes']} bytes "
+                "are expected: the copy is incomplete, or run the same `prepare` again to make it "
+                "anew"
             )
-        files.append(folder / "studies" / name)
+        files.append(path)
     return files
 
 
@@ -68,38 +73,34 @@ def load_prepared(
     -------
     datasets.Dataset or datasets.DatasetDict
         One row a study, memory-mapped from the files of the set.
+
+    Raises
+    ------
+    CTDataError
+        When the set is not complete or damaged, or the split has no studies.
     """
     from datasets import DatasetDict
 
     folder = Path(folder)
     manifest = read_manifest(folder)
+    if split not in (None, "all", *SPLITS):
+        raise CTDataError(f"split is {split!r}; known are {', '.join(SPLITS)}, all")
     if fraction is not None and split not in (None, "train"):
         raise CTDataError(f"fraction applies to the train split, not to {split!r}")
-    if split is None:
-        names = [name for name in SPLITS if manifest["splits"][name]]
-        return DatasetDict(
-            {
-                name: load_prepared(
-                    folder,
-                    name,
-                    fraction=fraction if name == "train" else None,
-                    fraction_seed=fraction_seed,
-                )
-                for name in names
-            }
-        )
-    if split not in (*SPLITS, "all"):
-        raise CTDataError(f"split is {split!r}; known are {', '.join(SPLITS)}, all")
-    dataset = _map_files(folder, manifest, split)
-    if fraction is None:
-        return dataset
-    records = [record for record in manifest["studies"] if record["split"] == split]
-    return dataset.select(_rows_of_fraction(records, fraction, fraction_seed))
+    names = [name for name in SPLITS if manifest["splits"][name]] if split is None else [split]
+    parts = {}
+    for name in names:
+        parts[name] = _map_files(folder, manifest, name)
+        if fraction is not None and name == "train":
+            rows = _rows_of_fraction(manifest, fraction, fraction_seed)
+            parts[name] = parts[name].select(rows)
+    return DatasetDict(parts) if split is None else parts[split]
 
 
-def _rows_of_fraction(records: list[dict[str, Any]], fraction: float, seed: int) -> list[int]:
+def _rows_of_fraction(manifest: dict[str, Any], fraction: float, seed: int) -> list[int]:
     from .splits import nested_fractions
 
+    records = [record for record in manifest["studies"] if record["split"] == "train"]
     patients = [record["patient_hash"] for record in records]
     positive = [any(label > 0 for label in record["labels"]) for record in records]
     kept = set(nested_fractions(patients, positive, [fraction], seed)[fraction])
@@ -108,23 +109,16 @@ def _rows_of_fraction(records: list[dict[str, Any]], fraction: float, seed: int)
 
 def _map_files(folder: Path, manifest: dict[str, Any], split: str) -> Dataset:
     from datasets import Dataset, DatasetInfo, Split
-    from datasets.table import MemoryMappedTable, concat_tables
 
-    files = study_files(folder, None if split == "all" else split)
+    from .mapped import MappedFilesTable
+
+    files = study_files(folder, split, manifest)
     if not files:
         raise CTDataError(f"the split {split!r} of {folder.name} has no studies")
-    tables = []
-    for file in files:
-        try:
-            tables.append(MemoryMappedTable.from_file(str(file)))
-        except pa.ArrowInvalid as error:
-            raise CTDataError(
-                f"studies/{file.name} of {folder.name} is damaged: {error}"
-            ) from error
     stamp = hashlib.sha256((folder / "manifest.json").read_bytes())
     stamp.update(split.encode())
     return Dataset(
-        concat_tables(tables),
+        MappedFilesTable.from_files(files),
         info=DatasetInfo(
             description=manifest["provenance"]["description"],
             license=manifest["provenance"]["licence"],
@@ -162,13 +156,11 @@ def summarize_set(
         "min_positive_slices": min_positive_slices,
         "tail": tail,
     }
+    labelled = bool(manifest["label_names"])
     splits = {}
-    for name in SPLITS:
+    for name, data in load_prepared(folder).items():
         members = [record for record in manifest["studies"] if record["split"] == name]
-        if not members:
-            continue
-        index = build_clip_index(load_prepared(folder, name), **rule)
-        labelled = bool(manifest["label_names"])
+        index = build_clip_index(data, **rule)
         splits[name] = {
             "studies": len(members),
             "patients": len({record["patient_hash"] for record in members}),
@@ -200,10 +192,10 @@ def verify_set(folder: str | os.PathLike) -> int:
     folder = Path(folder)
     records = read_manifest(folder)["studies"]
     for file, record in zip(study_files(folder), records, strict=True):
-        with file.open("rb") as stream:
+        with open(file, "rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != record["sha256"]:
                 raise CTDataError(
-                    f"studies/{file.name} of {folder.name} is not what was prepared (its SHA-256 "
-                    "differs): copy it again, or delete it and run the same `prepare`"
+                    f"studies/{record['key']}.arrow of {folder.name} is not what was prepared (its "
+                    "SHA-256 differs): copy it again, or delete it and run the same `prepare`"
                 )
     return len(records)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["SOURCES", "Source", "open_source", "prepare"]
 
 
-_COMMON = ("data_dir", "progress")
+_COMMON = ("data_dir", "workers", "progress")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ def _folder(
     labels: str | os.PathLike | None = None,
     label_columns: Sequence[str] | None = None,
     licence: str | None = None,
-    progress: bool = True,
+    progress: bool,
+    workers: int = 1,
 ) -> Source:
     """A user's scans: a labels table beside DICOM folders, zips or NIfTI files.
 
@@ -61,13 +62,14 @@ def _phantom(
     data_dir: str | os.PathLike,
     *,
     progress: bool,
+    workers: int = 1,
     seed: int = 0,
     train: int = 240,
-    validation: int = 60,
+    validation: int = 40,
     test: int = 100,
     parameters: PhantomParameters | None = None,
 ) -> Source:
-    """Generated studies, written to ``data_dir`` as DICOM; see :func:`.phantom_files.write_phantom`."""
+    """Generated studies, written as DICOM by :func:`.phantom_files.write_phantom`."""
     from .phantom_files import write_phantom
 
     table = write_phantom(
@@ -77,6 +79,7 @@ def _phantom(
         test=test,
         seed=seed,
         parameters=parameters,
+        workers=workers,
         progress=progress,
     )
     return Source(
@@ -95,9 +98,14 @@ SOURCES: dict[str, Callable[..., Source]] = {"folder": _folder, "phantom": _phan
 
 
 def open_source(
-    name: str, data_dir: str | os.PathLike, *, progress: bool = True, **options: Any
+    name: str,
+    data_dir: str | os.PathLike,
+    *,
+    workers: int = 1,
+    progress: bool = True,
+    **options: Any,
 ) -> Source:
-    """The studies of a source; ``options`` are the source's own.
+    """The studies of a source; ``options`` are the source's own, ``workers`` make the phantom.
 
     Raises
     ------
@@ -113,7 +121,7 @@ def open_source(
         raise CTDataError(
             f"{name} has no option {', '.join(unknown)}; known are {', '.join(known)}"
         )
-    return source(data_dir, progress=progress, **options)
+    return source(data_dir, workers=workers, progress=progress, **options)
 
 
 def prepare(
@@ -144,7 +152,7 @@ def prepare(
         Of the source: ``labels``, ``label_columns``, ``licence`` for a folder; ``seed``,
         ``train``, ``validation``, ``test`` for the phantom.
     """
-    source = open_source(name, data_dir, progress=progress, **source_options)
+    source = open_source(name, data_dir, workers=workers, progress=progress, **source_options)
     return prepare_table(
         source.table,
         out,

@@ -1,0 +1,95 @@
+"""Many files as one block: the same as their rows, through everything that datasets does."""
+
+import pickle
+
+import pyarrow as pa
+import pytest
+from datasets import Dataset, concatenate_datasets
+
+from ct_video_hf.data.errors import CTDataError
+from ct_video_hf.data.mapped import MappedFilesTable
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = []
+    for number in range(5):
+        table = pa.table({"a": pa.array([number], pa.int8()), "b": [f"row {number}"]})
+        paths.append(tmp_path / f"{number}.arrow")
+        with pa.OSFile(str(paths[-1]), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
+            out.write_table(table)
+    return paths
+
+
+@pytest.fixture
+def data(files):
+    return Dataset(MappedFilesTable.from_files(files), fingerprint="x")
+
+
+ROWS = [{"a": number, "b": f"row {number}"} for number in range(5)]
+
+
+def test_rows(data):
+    assert list(data) == ROWS
+    assert data[3] == ROWS[3]
+    assert data[1:3]["b"] == ["row 1", "row 2"]
+    assert isinstance(data.data, MappedFilesTable)
+
+
+def steps(data):
+    yield data.select([4, 0]), [ROWS[4], ROWS[0]]
+    yield data.select(range(1, 3)), ROWS[1:3]
+    yield data.select_columns(["a"]), [{"a": row["a"]} for row in ROWS]
+    yield data.remove_columns(["a"]).rename_column("b", "c"), [{"c": row["b"]} for row in ROWS]
+    yield data.filter(is_even), ROWS[::2]
+    yield data.map(plus_one), [row | {"a": row["a"] + 1} for row in ROWS]
+    yield data.add_column("d", list(range(5))), [row | {"d": row["a"]} for row in ROWS]
+    yield data.cast_column("a", pa_feature("int64")), ROWS
+    yield data.shard(2, 1, contiguous=True), ROWS[3:]
+    yield data.sort("a", reverse=True), ROWS[::-1]
+    yield concatenate_datasets([data, data]), ROWS + ROWS
+    yield data.train_test_split(test_size=2, shuffle=False)["test"], ROWS[3:]
+
+
+def is_even(row):
+    return row["a"] % 2 == 0
+
+
+def plus_one(row):
+    return {"a": row["a"] + 1}
+
+
+def pa_feature(name):
+    from datasets import Value
+
+    return Value(name)
+
+
+def test_what_datasets_does_with_rows_and_pickles_of_it(data):
+    for changed, expected in steps(data):
+        assert list(changed) == expected
+        copy = pickle.loads(pickle.dumps(changed))  # noqa: S301 - made here
+        assert list(copy) == expected
+        assert copy.features == changed.features
+
+
+def test_saved_and_loaded(data, tmp_path):
+    data.save_to_disk(tmp_path / "saved")
+    assert list(Dataset.load_from_disk(tmp_path / "saved")) == ROWS
+    data.to_parquet(tmp_path / "all.parquet")
+    assert list(Dataset.from_parquet(str(tmp_path / "all.parquet"), cache_dir=tmp_path)) == ROWS
+
+
+def test_map_in_two_processes(data):
+    assert list(data.map(plus_one, num_proc=2)) == [row | {"a": row["a"] + 1} for row in ROWS]
+
+
+def test_pickle_holds_paths_not_rows(data, files):
+    assert b"row 3" not in pickle.dumps(data.data)
+    assert str(files[3]).encode() in pickle.dumps(data.data)
+
+
+def test_damaged_file_is_named(files):
+    files[2].write_bytes(files[2].read_bytes()[:-40])
+    with pytest.raises(CTDataError, match=r"2\.arrow is damaged"):
+        MappedFilesTable.from_files(files)
