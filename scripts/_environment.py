@@ -33,7 +33,7 @@ def _stamp(extras: tuple[str, ...]) -> str:
 
 def ensure(extras: tuple[str, ...]) -> None:
     """Return in an environment with this checkout and ``extras``, or start again in it and exit."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - the message is for those who run an older one
         sys.exit(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}")
     chosen = os.environ.get("CT_VIDEO_HF_VENV", "")
     if chosen == "none" or os.environ.get(_RESTARTED):
