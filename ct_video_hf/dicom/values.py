@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 
 from .elements import Element
 
@@ -71,18 +72,12 @@ class Values:
         whole = self.text(tag)
         return tuple(part.strip(" \0") for part in whole.split("\\")) if whole else ()
 
-    def numbers(self, tag: int) -> list[float | None]:
+    def numbers(self, tag: int) -> tuple[float | None, ...]:
         """All values as numbers, None for each that is not one. NaN and infinity pass."""
         found = self.raw(tag)
         if found is None:
-            return []
-        vr, value = found
-        kind = _NUMBERS.get(vr or _IMPLICIT.get(tag, ""))
-        if kind is not None:
-            width = struct.calcsize(kind)
-            count = len(value) // width
-            return list(struct.unpack_from(f"{self._order}{count}{kind}", value))
-        return [_number(part) for part in value.decode("latin-1").split("\\")]
+            return ()
+        return _numbers(found[0] or _IMPLICIT.get(tag, ""), self._order, found[1])
 
     def number(self, tag: int) -> float | None:
         """The first value, None when there is none or it is not a number."""
@@ -125,6 +120,15 @@ class Values:
 
 def _with_sign(value: int, signed: bool) -> int:
     return value - 0x10000 if signed and value > 0x7FFF else value
+
+
+@lru_cache(maxsize=4096)  # most numbers are the same in all slices
+def _numbers(vr: str, order: str, value: bytes) -> tuple[float | None, ...]:
+    kind = _NUMBERS.get(vr)
+    if kind is not None:
+        count = len(value) // struct.calcsize(kind)
+        return struct.unpack_from(f"{order}{count}{kind}", value)
+    return tuple(_number(part) for part in value.decode("latin-1").split("\\"))
 
 
 def _number(text: str) -> float | None:
