@@ -20,7 +20,7 @@ Every field of transformers' TrainingArguments may be given as well, as --name v
 
   ct-video-hf train --data SET --output DIR --backbone slow_tiny --epochs 8
   ct-video-hf train --config run.yaml --lr 1e-4
-  accelerate launch --num_processes 2 -m ct_video_hf.training --config run.yaml
+  accelerate launch --multi_gpu --num_processes 2 -m ct_video_hf.training --config run.yaml
 
 The output folder is complete: weights, configuration, processor, code, model card, metrics with
 intervals, predictions, training log. Not for clinical use.
@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
 
     from ..evaluation import format_metrics
     from ..hub.card import write_model_card
-    from ..training.options import OPTIONS
     from ..training import run as train
+    from ..training.options import OPTIONS
 
     said = {name: value for name, value in vars(args).items() if name in OPTIONS}
     if args.quiet:

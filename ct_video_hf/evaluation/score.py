@@ -45,7 +45,9 @@ def score_clips(
     """
     device = default_device() if device is None else device
     model = model.to(device).eval()
-    loader = DataLoader(dataset, batch_size, num_workers=workers)
+    # spawned, because a fork of a process with Arrow's threads may wait for ever
+    context = "spawn" if workers else None
+    loader = DataLoader(dataset, batch_size, num_workers=workers, multiprocessing_context=context)
     logits, studies, starts = [], [], []
     with (
         torch.inference_mode(),

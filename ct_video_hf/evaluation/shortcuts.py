@@ -102,7 +102,7 @@ def shortcut_scores(dataset: Dataset, *, seed: int = 0) -> dict[str, Interval]:
 
 def _features(batch: pa.Table) -> dict[str, float]:
     shape, spacing = (batch.column(name)[0].as_py() for name in ("shape", "spacing"))
-    return shortcut_features(volume_view(batch.column("volume")[0], shape), spacing)
+    return shortcut_features(volume_view(batch.column("volume").chunk(0), 0, shape), spacing)
 
 
 def _cross_fitted(columns: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:

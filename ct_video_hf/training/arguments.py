@@ -91,6 +91,10 @@ class CTTrainingArguments(TrainingArguments):
         metric = self.metric_for_best_model
         if self.greater_is_better is None and metric is not None:
             self.greater_is_better = not metric.endswith(_LOWER_IS_BETTER)
+        if self.dataloader_num_workers and self.dataloader_multiprocessing_context is None:
+            # Arrow and OpenMP have threads in this process: a forked copy of it may wait for ever.
+            self.dataloader_multiprocessing_context = "spawn"
+            self.dataloader_persistent_workers = True  # each start imports torch anew
         super().__post_init__()
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is nothing to pin it for

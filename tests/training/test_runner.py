@@ -183,10 +183,12 @@ LONG = {"epochs": 4, "save_steps": 5, "save_strategy": "steps", "eval_steps": 5,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_killed_run_resumes_to_the_same_result(clip_set, tmp_path, workers):
-    """SIGKILL in the middle of an epoch; then the same weights, log and scores bit for bit."""
-    given = LONG | {"workers": workers}
+def test_a_killed_run_resumes_to_the_same_result(clip_set, tmp_path):
+    """SIGKILL in the middle of an epoch; then the same weights, log and scores bit for bit.
+
+    The resumed part loads its data in a worker process, which must make no difference.
+    """
+    given = LONG
     straight = run(data=str(clip_set), output=str(tmp_path / "straight"), **(OPTIONS | given))
 
     out = tmp_path / "killed"
@@ -207,7 +209,7 @@ def test_a_killed_run_resumes_to_the_same_result(clip_set, tmp_path, workers):
     cut.mkdir()
     (cut / "model.safetensors").write_bytes(b"half")
 
-    resumed = run(data=str(clip_set), output=str(out), resume=True, **(OPTIONS | given))
+    resumed = run(data=str(clip_set), output=str(out), resume=True, workers=1, **(OPTIONS | given))
 
     weights = load_file(straight.folder / "model.safetensors")
     for name, value in load_file(resumed.folder / "model.safetensors").items():

@@ -1,0 +1,53 @@
+import json
+
+import pytest
+
+from ct_video_hf.cli import main
+from ct_video_hf.training import run
+from tests.support.clip_sets import write_clip_set
+from tests.support.tiny_runs import OPTIONS
+
+
+@pytest.fixture(scope="module")
+def clip_set(tmp_path_factory):
+    return write_clip_set(tmp_path_factory.mktemp("sets") / "noise")
+
+
+@pytest.fixture(scope="module")
+def trained(clip_set, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "model"
+    given = OPTIONS | {"epochs": 1, "min_positive_slices": 3}
+    return run(data=str(clip_set), output=str(out), **given).folder
+
+
+def test_evaluate_repeats_the_scores_of_training(trained, clip_set, tmp_path, capsys):
+    out = tmp_path / "results"
+    line = [str(trained), str(clip_set), "--out", str(out), "--json", "--resamples", "50"]
+    assert main(["evaluate", *line, "--device", "cpu", "-q"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report == json.loads((out / "metrics.json").read_text())
+    before = json.loads((trained / "metrics.json").read_text())
+    assert report["clip/auroc"]["positives"] == before["clip/auroc"]["positives"]
+    for name in ("clip/auroc", "study/auroc", "study/brier"):
+        assert report[name]["value"] == pytest.approx(before[name]["value"], abs=1e-6)
+    assert {path.name for path in out.iterdir()} == {
+        "figures",
+        "metrics.json",
+        "predictions.csv",
+        "predictions.parquet",
+    }
+
+
+def test_evaluate_again_from_the_table_needs_no_model(trained, capsys):
+    table = str(trained / "predictions.parquet")
+    line = ["--predictions", table, "--aggregation", "noisy_or", "--json", "--resamples", "20"]
+    assert main(["evaluate", *line]) == 0
+    assert json.loads(capsys.readouterr().out)["aggregation"] == "noisy_or"
+
+
+def test_evaluate_wrong_use(trained, capsys):
+    for line in ([str(trained)], [str(trained), "set", "--predictions", "x.csv"]):
+        with pytest.raises(SystemExit) as leave:
+            main(["evaluate", *line])
+        assert leave.value.code == 2
+    capsys.readouterr()
