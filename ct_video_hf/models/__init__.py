@@ -16,6 +16,7 @@ from .registry import (
     register_with_transformers,
 )
 from .slow import CTSlowConfig, CTSlowForVideoClassification, CTSlowModel
+from .slowfast import CTSlowFastConfig, CTSlowFastForVideoClassification, CTSlowFastModel
 from .video_resnet import (
     CTVideoResNetConfig,
     CTVideoResNetForVideoClassification,
@@ -27,6 +28,9 @@ __all__ = [
     "PROCESSOR_PRESETS",
     "Backbone",
     "CTSlowConfig",
+    "CTSlowFastConfig",
+    "CTSlowFastForVideoClassification",
+    "CTSlowFastModel",
     "CTSlowForVideoClassification",
     "CTSlowModel",
     "CTVideoBackbone",

@@ -187,8 +187,8 @@ class CTVideoPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, *args: Any, **kwargs: Any):
         """Load as transformers does; on a CPU the weights are then moved to aligned memory.
 
-        Loaded tensors lie wherever the file has them. CPU kernels sum in another order where
-        memory is not aligned, so the same weights would give logits that differ in the last bit.
+        CPU kernels sum in another order where memory is not aligned, as in a mapped file, so the
+        same weights would give logits that differ in the last bit.
         """
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded

@@ -212,7 +212,8 @@ _SLOW_R50_KINETICS = WeightRecord(
 # Small enough to learn from scratch on one CPU core: a stem that sees shape at full resolution, no
 # stride over slices, kernels over slices in every stage, and a maximum over all positions, so that
 # one small nodule decides a clip's score. On 1,200 clips of generated nodules and vessels it passed
-# AUROC 0.99 after 200 steps of 16 clips with AdamW at 5e-3 (at 2e-3 it had not begun).
+# AUROC 0.96 after 100 steps of 16 clips and 0.99 after 200, with AdamW at 5e-3. With the last norms
+# at zero, or at a rate of 2e-3, it needs about twice as long.
 _SLOW_TINY = {
     "num_frames": 16,
     "image_size": 64,
@@ -227,6 +228,7 @@ _SLOW_TINY = {
     "temporal_kernels": [3, 3, 3],
     "spatial_strides": [2, 1, 1],
     "dropout": 0.0,
+    "zero_init_last_norm": False,
     "head_pool": "max",
 }
 
