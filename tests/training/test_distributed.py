@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
+from ct_video_hf.evaluation import read_predictions
+from ct_video_hf.evaluation.metrics import log_loss
 from ct_video_hf.training import run
 from tests.support.tiny_runs import OPTIONS, REPOSITORY, command, complete
 
@@ -67,6 +69,12 @@ def test_the_script_form_with_batch_norm_saves_what_it_scored(clip_set, tmp_path
     script = str(REPOSITORY / "scripts" / "train.py")
     done = launch(script, data=clip_set, output=out, batch_size=3, rotation=5)
     assert done.stdout.count("model folder:") == 1  # said once, not by both
+    record = json.loads((out / "training_config.json").read_text())
+    log = pd.read_csv(out / "training_log.csv")
+    during = log.loc[log["epoch"] == record["best_epoch"], "eval_loss"].dropna().iloc[0]
+    validation = read_predictions(out / "predictions_validation.parquet")
+    after = log_loss(validation["label"].to_numpy(), validation["score"].to_numpy())
+    assert during == pytest.approx(after, abs=1e-6)
     again = tmp_path / "again"
     arguments = ["evaluate", str(out), str(clip_set), "--out", str(again), "--device", "cpu", "-q"]
     assert main(arguments) == 0
