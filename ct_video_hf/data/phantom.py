@@ -44,9 +44,9 @@ class PhantomParameters:
     contrast_hu: tuple[float, float] = (-50.0, 120.0)  # HU of nodules and vessels alike
     structure_cm3: tuple[float, float] = (40.0, 110.0)  # nodules and vessels together
     max_nodules: int = 2
-    ending_vessels: float = 0.15  # share of vessels that end within the study
+    ending_vessels: float = 0.1  # share of vessels that end within the study
     shortest_vessel: float = 7.0  # length in radii of those that end
-    max_tilt: float = 0.15  # tangent of a vessel's angle to the body axis
+    max_tilt: float = 0.06  # tangent of a vessel's angle to the body axis
     noise_hu: float = 35.0
 
     def __post_init__(self) -> None:
