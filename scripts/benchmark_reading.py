@@ -147,7 +147,7 @@ WAYS: dict[str, tuple[Callable, tuple, tuple[str, ...], tuple[str, ...] | None]]
 
 
 def measure(way: str, folder: Path, warm_up: Path, save: Path | None) -> dict[str, float]:
-    """Seconds and peak MB of one reading."""
+    """Seconds, seconds of all threads' computing, and peak MB above before, of one reading."""
     import numpy as np
 
     maker, arguments, _, _ = WAYS[way]
@@ -155,13 +155,13 @@ def measure(way: str, folder: Path, warm_up: Path, save: Path | None) -> dict[st
     read(warm_up)
     before = _resident_mb()
     _forget_peak()
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     volume = read(folder)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
     peak = _peak_mb()
     if save is not None:
         np.save(save, np.asarray(volume))
-    return {"seconds": seconds, "peak_mb": max(0.0, peak - before), "before_mb": before}
+    return {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": max(0.0, peak - before)}
 
 
 def _status_mb(field: str) -> float | None:
@@ -289,6 +289,7 @@ def compare(folder: Path, syntax: str, ways: list[str], repeats: int, say: Calla
             seconds = statistics.median(run["seconds"] for run in found)
             result[way] = {
                 "seconds": round(seconds, 4),
+                "cpu_seconds": round(statistics.median(run["cpu_seconds"] for run in found), 4),
                 "all_seconds": [round(run["seconds"], 4) for run in found],
                 "peak_mb": round(statistics.median(run["peak_mb"] for run in found), 1),
                 "times_published": round(base / seconds, 2),
@@ -347,6 +348,22 @@ def environment() -> dict[str, str | int | None]:
     return {"python": platform.python_version(), "cores": os.cpu_count(), **versions}
 
 
+def _load() -> float | None:
+    """Processes that ran or waited in the last minute; None where the system does not say."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def _busy(load: float | None) -> str | None:
+    """A warning, where other programs held cores before the first measurement."""
+    cores = os.cpu_count() or 1
+    if load is None or load < 0.4 * cores:
+        return None
+    return (
+        f"other programs were running (load average {load} on {cores} cores): ratios of wall time, "
+        "of two workers above all, say little; compare the computing seconds"
+    )
+
+
 def show(report: dict) -> None:
     """A table a syntax, times against the published way first."""
     for syntax, ways in report["results"].items():
@@ -355,10 +372,12 @@ def show(report: dict) -> None:
             spread = f"{min(run['all_seconds']):.2f}-{max(run['all_seconds']):.2f}"
             print(
                 f"  {way:16} {run['times_published']:7.2f}x  {run['seconds']:8.3f} s "
-                f"({spread} s)  {run['peak_mb']:8.1f} MB"
+                f"({spread} s, {run['cpu_seconds']:.2f} s computing)  {run['peak_mb']:8.1f} MB"
             )
     for way, reason in report["left_out"].items():
         print(f"\nleft out: {way}: {reason}")
+    if report["busy"]:
+        print(f"\n{report['busy']}")
     print()
     for goal in report["goals"]:
         print(f"{'reached' if goal['met'] else 'MISSED '}  {goal['goal']}: {goal['found']}")
@@ -391,6 +410,7 @@ def main() -> int:
     ways, left_out = available(wanted)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        load = _load()
         say(f"writing {arguments.slices} slices in {len(arguments.syntaxes)} syntaxes")
         write_all(folder, arguments.slices, arguments.side, arguments.syntaxes)
         results = {
@@ -402,6 +422,8 @@ def main() -> int:
         "environment": environment(),
         "results": results,
         "left_out": left_out,
+        "load_before": load,
+        "busy": _busy(load),
         "goals": goals(results),
     }
     if arguments.json:
