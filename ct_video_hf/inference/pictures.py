@@ -107,13 +107,16 @@ def _draw(volume: CTVolume, result: Mapping[str, Any], label: str | None, slices
     rows, cols = body_box(volume.hu)
     tall = volume.hu[0, rows, cols].shape[0] * volume.spacing[1]
     wide = volume.hu[0, rows, cols].shape[1] * volume.spacing[2]
-    panel = (WIDTH - LEFT - RIGHT - 4 * GAP) / _MOST_SLICES
+    # Few slices: their two windows side by side, so that the page is filled either way.
+    side_by_side = len(keys) <= 2
+    columns = 4 if side_by_side else max(4, len(keys))
+    panel = (WIDTH - LEFT - RIGHT - (columns - 1) * GAP) / columns
     row = min(panel * tall / wide, 1.15 * panel)
-    height = 1.55 + 2 * row + GAP + 0.50 + STRIP + 1.0
-    page = Page(height)
+    below = 1.55 + (row if side_by_side else 2 * row + GAP) + 0.50
+    page = Page(below + STRIP + 1.0)
     _draw_title(page, result, label)
-    _draw_key_slices(page, volume, keys, (rows, cols), (panel, row))
-    draw_along_the_body(page, volume, result, keys, (rows, cols), 1.55 + 2 * row + GAP + 0.50)
+    _draw_key_slices(page, volume, keys, (rows, cols), (panel, row), side_by_side)
+    draw_along_the_body(page, volume, result, keys, (rows, cols), below)
     _draw_footer(page, result)
     return page.figure
 
@@ -174,23 +177,42 @@ def _draw_key_slices(
     keys: list[Mapping[str, Any]],
     box: tuple[slice, slice],
     panel: tuple[float, float],
+    side_by_side: bool,
 ) -> None:
     width, height = panel
+    windows = {"lung": LUNG_WINDOW, "mediastinum": MEDIASTINAL_WINDOW}
     for number, key in enumerate(keys):
         plane = volume.hu[key["index"]][box]
-        for line, window in enumerate((LUNG_WINDOW, MEDIASTINAL_WINDOW)):
-            left = LEFT + number * (width + GAP)
-            axes = page.axes(left, 1.55 + line * (height + GAP), width, height)
+        for line, (name, window) in enumerate(windows.items()):
+            column, shift = (2 * number + line, 0) if side_by_side else (number, line)
+            left, top = LEFT + column * (width + GAP), 1.55 + shift * (height + GAP)
+            axes = page.axes(left, top, width, height)
             axes.set_facecolor("black")
             show_plane(axes, plane, window, aspect=volume.spacing[1] / volume.spacing[2])
             mark_sides(axes)
             if line == 0:
                 _caption(axes, number + 1, key)
-            if number == 0:
-                name = "lung" if line == 0 else "mediastinum"
+            if side_by_side:
+                _window_note(axes, name, window)
+            elif number == 0:
                 axes.set_ylabel(f"{name}\nC {window[0]:.0f}  W {window[1]:.0f} HU", size=9.5)
                 axes.yaxis.label.set_color(FAINT)
+            if number == 0:
                 _scale_bar(axes, volume.spacing[2])
+
+
+def _window_note(axes: Axes, name: str, window: tuple[float, float]) -> None:
+    axes.text(
+        0.98,
+        0.02,
+        f"{name}  C {window[0]:.0f}  W {window[1]:.0f} HU",
+        size=8,
+        color="white",
+        ha="right",
+        va="bottom",
+        transform=axes.transAxes,
+        bbox={"facecolor": "black", "edgecolor": "none", "alpha": 0.55, "pad": 2},
+    )
 
 
 def _caption(axes: Axes, number: int, key: Mapping[str, Any]) -> None:
