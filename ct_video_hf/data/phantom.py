@@ -30,6 +30,13 @@ from ..errors import CTVideoError
 __all__ = ["PhantomParameters", "PhantomStudy", "generate_study"]
 
 _AIR, _FAT, _TISSUE, _LUNG, _BONE, _BLOOD = -1000.0, -100.0, 45.0, -860.0, 420.0, 60.0
+#: (centre, half axes, HU) of what lies between the lungs: heart, aorta, vertebra, spinal canal.
+_MIDLINE = (
+    ((8.0, -22.0), (34.0, 40.0), _TISSUE),
+    ((16.0, 44.0), (12.0, 12.0), _BLOOD),
+    ((0.0, 66.0), (19.0, 16.0), _BONE),
+    ((0.0, 84.0), (8.0, 7.0), _TISSUE),
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ class _Chest:
         n = parameters.matrix
         half = n * parameters.pixel_mm / 2
         axis = (np.arange(n) + 0.5) * parameters.pixel_mm - half
-        self.y, self.x = np.meshgrid(axis, axis, indexing="ij")  # mm from the middle; y to back
+        self.axis = axis  # mm from the middle, of columns (to the left) and rows (to the back)
         scale = half / 144.0 * rng.uniform(0.92, 1.02)
         self.body = np.array([132.0, 96.0]) * scale
         self.lung_centres = [np.array([side * 62.0, -4.0]) * scale for side in (-1.0, 1.0)]
@@ -94,31 +101,36 @@ class _Chest:
         self.breadth = 1.0 + swing * np.sin(phase + np.arange(slices) * 0.08)  # along the body
         self.rib_phase = rng.uniform(0, 1)
 
-    def _soft(self, values: np.ndarray, edge_mm: float) -> np.ndarray:
-        """Membership in [0, 1] of an ellipse given as radius fraction, blurred over a voxel."""
-        return np.clip(0.5 + (1.0 - values) * edge_mm / self.p.pixel_mm, 0.0, 1.0)
+    def _blend(self, hu: np.ndarray, centre: np.ndarray, axes: np.ndarray, value: float) -> None:
+        """Paint an ellipse (mm) into a plane, its edge blurred over a voxel."""
+        reach = axes + self.p.pixel_mm
+        columns, rows = (
+            slice(*np.searchsorted(self.axis, (middle - far, middle + far)))
+            for middle, far in zip(centre, reach, strict=True)
+        )
+        x = (self.axis[columns] - centre[0]) / axes[0]
+        y = (self.axis[rows, None] - centre[1]) / axes[1]
+        inside = 0.5 + (1.0 - np.hypot(x, y)) * (axes.min() / self.p.pixel_mm)
+        part = hu[rows, columns]
+        part += inside.clip(0.0, 1.0) * (value - part)
 
-    def _ellipse(self, centre: np.ndarray, axes: np.ndarray) -> np.ndarray:
-        radius = np.hypot((self.x - centre[0]) / axes[0], (self.y - centre[1]) / axes[1])
-        return self._soft(radius, float(axes.min()))
-
-    def plane(self, index: int) -> np.ndarray:
-        """float32 (row, column) HU of one slice, without structures and noise."""
-        s, middle, breadth = self.scale, np.zeros(2), self.breadth[index]
-        hu = np.full(self.x.shape, _AIR)
-        ribs = ((self._ellipse(c, np.array([6.5, 6.5]) * s), _BONE) for c in self._ribs(index))
-        for inside, value in (
-            (self._ellipse(middle, self.body), _FAT),
-            (self._ellipse(middle, self.body - 9.0 * s), _TISSUE),
-            *ribs,
-            *((self._ellipse(c, self.lung_axes * breadth), _LUNG) for c in self.lung_centres),
-            (self._ellipse(np.array([8.0, -22.0]) * s, np.array([34.0, 40.0]) * s), _TISSUE),
-            (self._ellipse(np.array([16.0, 44.0]) * s, np.array([12.0, 12.0]) * s), _BLOOD),
-            (self._ellipse(np.array([0.0, 66.0]) * s, np.array([19.0, 16.0]) * s), _BONE),
-            (self._ellipse(np.array([0.0, 84.0]) * s, np.array([8.0, 7.0]) * s), _TISSUE),
-        ):
-            hu += inside * (value - hu)
-        return hu.astype(np.float32)
+    def planes(self) -> np.ndarray:
+        """float32 (slice, row, column) HU without structures and noise."""
+        s, middle = self.scale, np.zeros(2)
+        wall = np.full((self.p.matrix, self.p.matrix), _AIR)
+        self._blend(wall, middle, self.body, _FAT)
+        self._blend(wall, middle, self.body - 9.0 * s, _TISSUE)
+        hu = np.empty((self.slices, *wall.shape), np.float32)
+        for index, breadth in enumerate(self.breadth):
+            plane = wall.copy()
+            for centre in self._ribs(index):
+                self._blend(plane, centre, np.array([6.5, 6.5]) * s, _BONE)
+            for centre in self.lung_centres:
+                self._blend(plane, centre, self.lung_axes * breadth, _LUNG)
+            for centre, axes, value in _MIDLINE:
+                self._blend(plane, np.array(centre) * s, np.array(axes) * s, value)
+            hu[index] = plane
+        return hu
 
     def _ribs(self, index: int) -> Iterator[np.ndarray]:
         """Ribs slant downwards: where a slice cuts them drifts with z. The lungs cover the rest."""
@@ -138,8 +150,9 @@ class _Chest:
         inside = np.zeros(np.broadcast(x, y).shape, bool)
         for centre in self.lung_centres:
             inside |= np.hypot((x - centre[0]) / axes[0], (y - centre[1]) / axes[1]) < 1.0
-        heart = np.array([34.0, 40.0]) * self.scale + margin_mm
-        centre = np.array([8.0, -22.0]) * self.scale
+        centre, axes, _ = _MIDLINE[0]
+        heart = np.array(axes) * self.scale + margin_mm
+        centre = np.array(centre) * self.scale
         return inside & (np.hypot((x - centre[0]) / heart[0], (y - centre[1]) / heart[1]) > 1.0)
 
 
@@ -283,7 +296,7 @@ def generate_study(
     chest = _Chest(rng, slices, p)
     depth = (slices - 1) * p.slice_mm
     structures = _structures(rng, chest, depth, positive, p)
-    hu = np.stack([chest.plane(index) for index in range(slices)])
+    hu = chest.planes()
     for capsule in structures:
         _paint(hu, capsule, p, chest)
     hu += _noise(rng, hu.shape, p.noise_hu)
