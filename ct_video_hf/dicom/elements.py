@@ -29,6 +29,7 @@ __all__ = [
     "walk",
 ]
 
+_PIXEL_GROUP = 0x7FE0
 PIXEL_DATA = 0x7FE00010
 #: Float and double float pixel data (PS3.3 C.7.6.24-25): no CT image has them.
 FLOAT_PIXELS = frozenset({0x7FE00008, 0x7FE00009})
@@ -147,13 +148,7 @@ def _walk_top(buffer: bytes, position: int, header: Header, wanted: frozenset[in
         if tag <= previous:
             raise OddStructure(f"tag {tag:08X} after {previous:08X}")
         previous = tag
-        if tag == PIXEL_DATA:
-            header.pixel_offset = position
-            header.pixel_length = None if length == UNDEFINED else length
-            header.pixel_vr = vr.decode() or "OW"
-            return None
-        if tag in FLOAT_PIXELS:
-            header.has_float_pixels = True
+        if group == _PIXEL_GROUP and _is_pixels(header, tag, vr, length, position):
             return None
         if length == UNDEFINED:
             # a UN of undefined length holds implicit VR little endian (PS3.5 6.2.2, note)
@@ -172,6 +167,19 @@ def _walk_top(buffer: bytes, position: int, header: Header, wanted: frozenset[in
                 elements[tag] = (vr.decode(), buffer[position:stop])
         position = stop
     return position
+
+
+def _is_pixels(header: Header, tag: int, vr: bytes, length: int, position: int) -> bool:
+    """Note pixel data, whose value begins at ``position``; False for their offset tables."""
+    if tag == PIXEL_DATA:
+        header.pixel_offset = position
+        header.pixel_length = None if length == UNDEFINED else length
+        header.pixel_vr = vr.decode() or "OW"
+    elif tag in FLOAT_PIXELS:
+        header.has_float_pixels = True
+    else:
+        return False
+    return True
 
 
 #: Sequences that the reader looks into, for implicit VR: the functional groups (PS3.3 A.38).

@@ -19,7 +19,7 @@ from .values import Values
 
 __all__ = ["deflated_data_set", "read_frames"]
 
-_FIRST_READ = 16 * 1024
+_FIRST_READ = 8 * 1024
 _GROWTH = 8
 
 _MEDIA_SOP_CLASS, _TRANSFER_SYNTAX = 0x00020002, 0x00020010

@@ -65,7 +65,7 @@ class Values:
         found = self.raw(tag)
         if found is None:
             return None
-        return found[1].decode(self._encoding, "replace").strip(" \0\t\r\n") or None
+        return _text(found[1], self._encoding)
 
     def texts(self, tag: int) -> tuple[str, ...]:
         """The values of a text with several."""
@@ -120,6 +120,11 @@ class Values:
 
 def _with_sign(value: int, signed: bool) -> int:
     return value - 0x10000 if signed and value > 0x7FFF else value
+
+
+@lru_cache(maxsize=4096)
+def _text(value: bytes, encoding: str) -> str | None:
+    return value.decode(encoding, "replace").strip(" \0\t\r\n") or None
 
 
 @lru_cache(maxsize=4096)  # most numbers are the same in all slices
