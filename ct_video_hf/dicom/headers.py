@@ -86,6 +86,7 @@ def read_frames(source: Source, limits: Limits | None = None) -> list[Frame]:
     if header.pixel_offset is None:
         kind = "floating-point pixel data only" if header.has_float_pixels else "no pixel data"
         raise CTReadError(f"{source.name} holds {kind}: it is not a CT image", code="no_pixel_data")
+    limits.check("max_header_bytes", header.pixel_offset, f"{source.name}: its header's size")
     count = _frame_count(values, source.name, limits)
     common = _common_fields(values, header, source, limits)
     common |= {"sop_class_uid": sop_class, "modality": modality, "number_of_frames": count}
