@@ -1,8 +1,6 @@
 """Complete model folders: written at once or not at all, loadable without the package."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,10 +15,10 @@ from tests.support.prediction import (
     tiny_processor,
     volume_of,
 )
+from tests.support.stranger import run_as_stranger
 
 STRANGER = """
 import sys
-sys.modules["ct_video_hf"] = None  # importing it fails from here on
 import numpy as np
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 model = AutoModelForVideoClassification.from_pretrained(sys.argv[1], trust_remote_code=True)
@@ -36,17 +34,10 @@ def folder(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stranger_gets_the_same_logits(folder, tmp_path, monkeypatch):
+def test_a_stranger_gets_the_same_logits(folder, tmp_path):
     hu = chest_hu(30)
     np.save(tmp_path / "hu.npy", hu)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("PYTHONPATH", raising=False)
-    arguments = [str(path) for path in (folder, tmp_path / "hu.npy", tmp_path / "out.npy")]
-    done = subprocess.run(
-        [sys.executable, "-c", STRANGER, *arguments],
-        capture_output=True, text=True, timeout=240, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_as_stranger(STRANGER, folder, tmp_path / "hu.npy", tmp_path / "out.npy", folder=tmp_path)
     with torch.no_grad():
         pixels = tiny_processor()(volume_of(hu))["pixel_values"]
         expected = tiny_model()(pixel_values=pixels).logits.numpy()
