@@ -28,7 +28,18 @@ _EXPORTS = {
     "pipeline": "inference",
 }
 
-__all__ = [*sorted(_EXPORTS), "__version__"]
+__all__ = [
+    "CTReadError",
+    "CTTrainer",
+    "CTTrainingArguments",
+    "CTVideoProcessor",
+    "CTVolume",
+    "__version__",
+    "create_model",
+    "load_ct_dataset",
+    "pipeline",
+    "read_ct",
+]
 
 if TYPE_CHECKING:
     from .data import load_ct_dataset
