@@ -14,7 +14,6 @@ private/            the salt of the hashes and the key to hashed study ids: neve
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import hmac
 import json
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..files import replacing, write_csv
 from .errors import CTDataError
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "read_manifest",
     "salted_hash",
     "versions",
-    "write_csv",
     "write_text",
 ]
 
@@ -48,10 +47,9 @@ _LIBRARIES = ("numpy", "opencv-python-headless", "pyarrow", "pydicom", "imagecod
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and move it into place."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+    """Write a text file; an older one is replaced by a complete one."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
 
 
 def digest_of(value: Any) -> str:
@@ -211,13 +209,3 @@ class SetFolder:
 def journal_line(record: dict[str, Any]) -> str:
     """The line of a finished study."""
     return json.dumps(record) + "\n"
-
-
-def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, str]]) -> None:
-    """Write a table under a temporary name and move it into place."""
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)

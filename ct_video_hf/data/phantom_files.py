@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ..dicom.write import write_series
 from ..errors import CTVideoError
+from ..files import write_csv
 from .phantom import PhantomParameters, generate_study
 
 __all__ = ["write_phantom"]
@@ -108,9 +108,9 @@ def write_phantom(
             span = {key: nodule.get(key, "") for key in ("slice_start", "slice_stop")}
             rows.append(common | {"label": int(bool(nodules))} | span)
         places += [{"study": study} | _place_of(nodule) for nodule in nodules]
-    _write_table(folder / "nodules.csv", places, ["study", "slice", "row", "column", "radius_mm"])
+    write_csv(folder / "nodules.csv", ("study", "slice", "row", "column", "radius_mm"), places)
     columns = ["study", "patient", "split", "label", "slice_start", "slice_stop"]
-    return _write_table(folder / "labels.csv", rows, columns)
+    return write_csv(folder / "labels.csv", columns, rows)
 
 
 def _write_study(task: _Task, folder: Path, p: PhantomParameters) -> list[dict]:
@@ -154,13 +154,3 @@ def _refuse_other_phantom(folder: Path, seed: int, counts: dict[str, int], p) ->
         )
     folder.mkdir(parents=True, exist_ok=True)
     stamp.write_text(digest + "\n")
-
-
-def _write_table(path: Path, rows: list[dict], columns: list[str]) -> Path:
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
-    return path

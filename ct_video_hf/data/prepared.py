@@ -20,6 +20,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ..files import write_csv
 from .card import write_data_card
 from .errors import CTDataError
 from .labels import SPLITS, LabelsTable
@@ -29,7 +30,6 @@ from .manifest import (
     read_manifest,
     salted_hash,
     versions,
-    write_csv,
 )
 from .splits import PAPER_FRACTIONS, assign_splits
 from .worker import StudyTask, fingerprint, prepare_study

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files import write_csv
 from .errors import CTDataError
 from .labels import SPLITS, LabelsTable
 
@@ -186,14 +187,8 @@ def nested_fractions(
 
 def write_split_file(path: str | os.PathLike, splits: Mapping[str, str]) -> Path:
     """Write study -> split as CSV (columns study, split): what can be published and used again."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["study", "split"])
-        writer.writerows(splits.items())
-    os.replace(temporary, path)
-    return path
+    rows = ({"study": study, "split": split} for study, split in splits.items())
+    return write_csv(path, ("study", "split"), rows)
 
 
 def read_split_file(path: str | os.PathLike) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..errors import CTVideoError
+from ..files import replacing
 from .bootstrap import bootstrap_intervals, draw_counts
 from .metrics import auroc, roc_curve
 from .predictions import aggregate
@@ -41,14 +41,11 @@ def _axes(figure: Figure, xlabel: str, ylabel: str):
 
 
 def _save(figure: Figure, path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.text(0.995, 0.005, _NOT_CLINICAL, ha="right", va="bottom", fontsize=6, color=_GREY)
     figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    figure.savefig(partial)
-    os.replace(partial, path)
-    return path
+    with replacing(path) as partial:
+        figure.savefig(partial)
+    return Path(path)
 
 
 def _levels(table: pd.DataFrame, **rules) -> list[tuple[str, pd.DataFrame]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CTVideoError
+from ..files import move_into_place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -79,7 +80,9 @@ def save_model_folder(
         if problems:
             raise CTVideoError(f"The model folder is not complete: {'; '.join(problems)}.")
         if filled:
-            _replace_files(stage, out)
+            written = {file.name for file in stage.iterdir()}
+            move_into_place(stage, out, last="config.json")
+            _drop_old_weights(out, written)
         else:
             if out.exists():
                 out.rmdir()
@@ -89,11 +92,8 @@ def save_model_folder(
     return out
 
 
-def _replace_files(stage: Path, out: Path) -> None:
-    written = {file.name for file in stage.iterdir()}
-    for file in sorted(stage.iterdir(), key=lambda file: file.name == "config.json"):
-        os.replace(file, out / file.name)
-    for file in out.iterdir():
+def _drop_old_weights(folder: Path, written: set[str]) -> None:
+    for file in folder.iterdir():
         if _WEIGHTS.fullmatch(file.name) and file.name not in written:
             file.unlink()
 

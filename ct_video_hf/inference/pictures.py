@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CTVideoError
+from ..files import replacing
 from .body_panels import draw_along_the_body
 from .page import (
     FAINT,
@@ -91,14 +91,8 @@ def _check_belongs(volume: CTVolume, result: Mapping[str, Any]) -> None:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(suffix=".png", prefix=".", dir=path.parent)
-    os.close(handle)
-    try:
-        figure.savefig(temporary, dpi=_DPI, metadata={"Software": "ct_video_hf"})
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=_DPI, metadata={"Software": "ct_video_hf"})
     return path
 
 

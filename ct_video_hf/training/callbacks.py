@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 import sys
 from pathlib import Path
 
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.trainer_callback import ProgressCallback
+
+from ..files import write_csv
 
 __all__ = ["CodeWithPushes", "ProgressOnStderr", "StopStaysStopped", "TrainingLog"]
 
@@ -51,14 +50,7 @@ class TrainingLog(TrainerCallback):
 def write_log(history: list[dict], path: Path) -> None:
     """Write log entries as CSV, one row an entry, one column a name; replaced atomically."""
     names = ["step", "epoch", *sorted({key for row in history for key in row} - {"step", "epoch"})]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(partial, path)
+    write_csv(path, names, history)
 
 
 class StopStaysStopped(TrainerCallback):

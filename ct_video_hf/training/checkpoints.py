@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 from pathlib import Path
+
+from ..files import replacing
 
 __all__ = ["discard_partial", "is_complete", "last_complete", "mark_complete", "remove_all"]
 
@@ -19,10 +20,9 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 def mark_complete(folder, *, step: int, processes: int) -> None:
     """Say that every process has written its part of ``folder``; the last file to appear."""
-    folder = Path(folder)
-    partial = folder / f".{_MARK}"
-    partial.write_text(json.dumps({"step": step, "processes": processes}) + "\n", encoding="utf-8")
-    os.replace(partial, folder / _MARK)
+    with replacing(Path(folder) / _MARK) as partial:
+        text = json.dumps({"step": step, "processes": processes})
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def is_complete(folder) -> bool:

@@ -1,0 +1,53 @@
+"""Files and folders that appear complete or not at all."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["move_into_place", "replacing", "write_csv"]
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """A name beside ``path`` to write to, which becomes ``path`` when the block ends well.
+
+    Folders above ``path`` are made. After an error nothing is left, and an older ``path`` stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{os.getpid()}-{path.name}")  # the suffix may tell a format
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_csv(
+    path: str | os.PathLike, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]
+) -> Path:
+    """Write a table as CSV (UTF-8, one newline a row); what a row lacks is an empty cell."""
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return Path(path)
+
+
+def move_into_place(stage: Path, target: Path, *, last: str) -> None:
+    """Move everything in ``stage`` to the folder ``target``, the entry ``last`` after the others.
+
+    Both lie on one disk. Entries of the same name are replaced, others stay; ``stage`` goes.
+    """
+    for entry in sorted(stage.iterdir(), key=lambda entry: entry.name == last):
+        there = target / entry.name
+        if there.is_dir():
+            shutil.rmtree(there)
+        os.replace(entry, there)
+    stage.rmdir()
