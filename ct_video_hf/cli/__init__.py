@@ -14,6 +14,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 
 __all__ = ["COMMANDS", "main"]
 
@@ -61,6 +62,22 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
+def _silence_torch_jit() -> None:
+    """Keep one deprecation warning, which is not about what the user does, off the terminal.
+
+    pytorchvideo scripts two activation functions when it is imported, and torch says on stderr
+    that ``torch.jit.script`` is deprecated. Only processes that the command line owns are quiet,
+    through the variable also those that they start; importing the package as a library hides
+    nothing.
+    """
+    message = "`torch.jit.script` is deprecated"
+    warnings.filterwarnings("ignore", message=message, category=FutureWarning)
+    rule = f"ignore:{message}:FutureWarning"
+    rules = os.environ.get("PYTHONWARNINGS", "").split(",")
+    if rule not in rules:
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [*rules, rule]))
+
+
 def _configure_logging(args: argparse.Namespace) -> None:
     level = logging.INFO if args.verbose else logging.ERROR if args.quiet else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", force=True)
@@ -76,6 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     command = next((word for word in argv if not word.startswith("-")), "")
     args = build_parser(command if command in COMMANDS else "").parse_args(argv)
     _configure_logging(args)
+    _silence_torch_jit()
     module = importlib.import_module(f".{args.command}", __name__)
     try:
         return module.run(args)

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = ["add_arguments", "run"]
 
 _EPILOG = """\
 Metrics of clips are called clip/..., of studies study/...; intervals are 95 % percentile
-intervals of a bootstrap over patients. What is not said is taken from the model folder's
-training_config.json, so that a model is scored by the rules that it was trained with.
+intervals of a bootstrap over patients. Rules that are not given are those that the model was
+trained with (config.json and training_config.json hold them).
 
   ct-video-hf evaluate MODEL SET --out results
   ct-video-hf evaluate --predictions results/predictions.parquet --aggregation noisy_or
 
 Not for clinical use.
 """
-#: Rules that a training run records and an evaluation follows: option -> value without a record.
-_RULES = {"aggregation": "max", "top_k": 3, "study_label": "study", "min_positive_slices": 4}
+#: Rules that are neither given nor known of a model.
+_DEFAULTS = {"aggregation": "max", "top_k": 3, "study_label": "study", "min_positive_slices": 4}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", help="split to score (default: test)")
     parser.add_argument("--out", metavar="DIR", help="write metrics.json, the predictions and "
                         "figures into this folder")  # fmt: skip
+    parser.add_argument("--revision", help="branch, tag or commit of MODEL on the Hub")
     rules = parser.add_argument_group("rules")
     rules.add_argument("--aggregation", choices=("max", "mean_top_k", "noisy_or"),
                        help="clip scores to a study score")  # fmt: skip
@@ -64,65 +69,74 @@ def run(args: argparse.Namespace) -> int:
         args.wrong_use("give MODEL and SET, or --predictions FILE, not both")
     from ..evaluation import evaluate_predictions, format_metrics, read_predictions
 
-    rules = _rules(args)
     if args.predictions is None:
-        table = _score(args, rules)
+        table, rules, left_out = _score(args)
     else:
-        table = read_predictions(args.predictions)
+        table, rules, left_out = read_predictions(args.predictions), _rules(args, {}), None
     how = {
         "aggregation": rules["aggregation"],
         "top_k": rules["top_k"],
         "label_from": rules["study_label"],
     }
-    report = evaluate_predictions(table, resamples=args.resamples, seed=args.seed, **how)
+    report = evaluate_predictions(
+        table, resamples=args.resamples, seed=args.seed, left_out=left_out, **how
+    )
     if args.out is not None:
         _write(Path(args.out), table, report, how, args)
     if args.json:
         print(json.dumps(report, indent=2, allow_nan=False))
     else:
         print(format_metrics(report))
-        print(f"\nstudy score: {report['aggregation']} over clips; {report['interval']}")
         if args.out is not None:
             print(f"written to {args.out}")
     return 0
 
 
-def _rules(args: argparse.Namespace) -> dict[str, Any]:
-    """Each rule from the command line, else from the model's training, else its default."""
-    recorded = {}
-    record = Path(args.model or "") / "training_config.json"
-    if args.model is not None and record.is_file():
-        recorded = json.loads(record.read_text(encoding="utf-8")).get("arguments", {})
-    rules = {}
-    for name, default in _RULES.items():
-        said = getattr(args, name)
-        rules[name] = recorded.get(name, default) if said is None else said
-    return rules
+def _rules(args: argparse.Namespace, of_model: Mapping[str, Any]) -> dict[str, Any]:
+    """Each rule as given on the command line, else as the model has it, else its default."""
+    given = {name: getattr(args, name) for name in _DEFAULTS}
+    return _DEFAULTS | {
+        name: value
+        for source in (of_model, given)
+        for name, value in source.items()
+        if value is not None
+    }
 
 
-def _score(args: argparse.Namespace, rules: dict[str, Any]):
+def _score(args: argparse.Namespace) -> tuple[DataFrame, dict[str, Any], dict[str, Any]]:
+    """The predictions table, the rules to score it by, and what of the split it leaves out."""
     import torch
-    from transformers import AutoModelForVideoClassification
 
     from ..data import load_ct_dataset
+    from ..errors import CTVideoError
     from ..evaluation.score import default_device, score_clips
-    from ..models import CTVideoProcessor
+    from ..evaluation.tables import left_out
+    from ..inference import load_model
     from ..training.inputs import clip_dataset
 
     studies = load_ct_dataset(args.data, split=args.split)
-    processor = CTVideoProcessor.from_pretrained(args.model)
-    model = AutoModelForVideoClassification.from_pretrained(args.model)
+    loaded = load_model(args.model, revision=args.revision)
+    if loaded.model.config.num_labels != 1:
+        raise CTVideoError(
+            f"{loaded.name} gives {loaded.model.config.num_labels} scores a clip; evaluate scores "
+            "models with one"
+        )
+    recorded = loaded.training.get("arguments", {})
+    of_model = {name: recorded.get(name) for name in ("study_label", "min_positive_slices")}
+    of_model |= dict(zip(("aggregation", "top_k"), loaded.aggregation, strict=True))
+    rules = _rules(args, of_model)
     dataset = clip_dataset(
-        studies, processor, train=False, min_positive_slices=rules["min_positive_slices"]
+        studies, loaded.processor, train=False, min_positive_slices=rules["min_positive_slices"]
     )
-    return score_clips(
-        model,
+    table = score_clips(
+        loaded.model,
         dataset,
         batch_size=args.batch_size,
         workers=args.workers,
         device=torch.device(args.device) if args.device else default_device(),
         progress=not args.quiet,
     )
+    return table, rules, left_out(dataset)
 
 
 def _write(out: Path, table, report: dict, how: dict, args: argparse.Namespace) -> None:

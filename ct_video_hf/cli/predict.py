@@ -17,7 +17,8 @@ one, and series folders side by side with the same StudyInstanceUID are one stud
 are named by their path relative to PATH.
 
 A study that cannot be read becomes a row with its error and the others go on; the exit code is
-then 1. The study score is the highest clip score and is not calibrated.
+then 1. The study score comes from the clip scores by the rule that the model was validated with,
+which the output names. It is not calibrated.
 
 Not for clinical use.
 """
@@ -130,4 +131,6 @@ def _answer(
         print(f"table: {args.out}")
     if args.pictures is not None:
         print(f"pictures: {args.pictures}")
-    print("Not calibrated. Not for clinical use.")
+    scored = [answer for answer in answers if "error" not in answer]
+    rule = f"Study score: {scored[0]['aggregation']}. " if scored else ""
+    print(f"{rule}Not calibrated. Not for clinical use.")

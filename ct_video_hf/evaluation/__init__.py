@@ -1,14 +1,9 @@
 """Metrics, intervals, the predictions table and the figures made from it; numpy and pandas."""
 
+from .aggregation import AGGREGATIONS, describe_aggregation, study_score
 from .bootstrap import Interval, bootstrap_intervals, delong_difference, delong_interval
 from .metrics import METRICS, auprc, auroc, undefined_reason
-from .predictions import (
-    AGGREGATIONS,
-    aggregate,
-    make_predictions,
-    read_predictions,
-    write_predictions,
-)
+from .predictions import aggregate, make_predictions, read_predictions, write_predictions
 from .report import evaluate_predictions, format_metrics, point_metrics, write_json
 
 __all__ = [
@@ -21,11 +16,13 @@ __all__ = [
     "bootstrap_intervals",
     "delong_difference",
     "delong_interval",
+    "describe_aggregation",
     "evaluate_predictions",
     "format_metrics",
     "make_predictions",
     "point_metrics",
     "read_predictions",
+    "study_score",
     "undefined_reason",
     "write_json",
     "write_predictions",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ..errors import CTVideoError
+from ..files import replacing
+from .aggregation import check_aggregation, study_score
 
 __all__ = [
-    "AGGREGATIONS",
     "COLUMNS",
     "aggregate",
     "check_predictions",
@@ -33,8 +33,6 @@ COLUMNS = (
     "score",
     "study_label",
 )
-
-AGGREGATIONS = ("max", "mean_top_k", "noisy_or")
 
 
 def make_predictions(
@@ -103,21 +101,6 @@ def check_predictions(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _max(scores: np.ndarray, k: int) -> float:
-    return float(scores.max())
-
-
-def _mean_top_k(scores: np.ndarray, k: int) -> float:
-    return float(np.sort(scores)[-k:].mean())
-
-
-def _noisy_or(scores: np.ndarray, k: int) -> float:
-    return float(-np.expm1(np.log1p(-np.minimum(scores, 1 - 1e-15)).sum()))
-
-
-_RULES = dict(zip(AGGREGATIONS, (_max, _mean_top_k, _noisy_or), strict=True))
-
-
 def aggregate(
     table: pd.DataFrame, method: str = "max", *, top_k: int = 3, label_from: str = "study"
 ) -> pd.DataFrame:
@@ -127,10 +110,8 @@ def aggregate(
     ----------
     table : DataFrame
         A predictions table (see :data:`COLUMNS`).
-    method : {"max", "mean_top_k", "noisy_or"}
-        ``max`` is the paper's. ``mean_top_k`` averages the ``top_k`` highest scores (all, where a
-        study has fewer). ``noisy_or`` is one minus the product of (1 - score): the probability
-        of at least one positive clip if clips were independent.
+    method, top_k
+        See :data:`.aggregation.AGGREGATIONS`.
     label_from : {"study", "clips"}
         ``study`` takes the set's own study label; ``clips`` calls a study positive when any of
         its clips is, which is the paper's rule. Unknown study labels fall back on the clips.
@@ -140,12 +121,9 @@ def aggregate(
     DataFrame
         study_id, patient_hash, split, label, score, clips; ordered by study_id.
     """
-    if method not in _RULES:
-        raise CTVideoError(f"unknown aggregation {method!r}; choose from {', '.join(AGGREGATIONS)}")
+    check_aggregation(method, top_k)
     if label_from not in ("study", "clips"):
         raise CTVideoError(f"label_from is 'study' or 'clips', found {label_from!r}")
-    if top_k < 1:
-        raise CTVideoError(f"top_k must be at least 1, found {top_k}")
     rows = []
     for study, clips in table.groupby("study_id", sort=True):
         first = clips.iloc[0]
@@ -158,7 +136,7 @@ def aggregate(
                 "patient_hash": first.patient_hash,
                 "split": first.split,
                 "label": of_clips if label_from == "clips" or given < 0 else given,
-                "score": _RULES[method](clips["score"].to_numpy(), top_k),
+                "score": study_score(clips["score"].to_numpy(), method, top_k),
                 "clips": len(clips),
             }
         )
@@ -168,20 +146,13 @@ def aggregate(
 
 def write_predictions(table: pd.DataFrame, folder, name: str = "predictions") -> list[Path]:
     """Write ``name``.parquet and ``name``.csv into ``folder``; returns both paths."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     check_predictions(table)
-    written = []
-    for suffix in ("parquet", "csv"):
-        path = folder / f"{name}.{suffix}"
-        partial = folder / f".{name}.{os.getpid()}.{suffix}"
-        if suffix == "parquet":
-            table.to_parquet(partial, index=False)
-        else:
-            table.to_csv(partial, index=False, lineterminator="\n")
-        os.replace(partial, path)
-        written.append(path)
-    return written
+    parquet, text = (Path(folder) / f"{name}.{suffix}" for suffix in ("parquet", "csv"))
+    with replacing(parquet) as partial:
+        table.to_parquet(partial, index=False)
+    with replacing(text) as partial:
+        table.to_csv(partial, index=False, lineterminator="\n")
+    return [parquet, text]
 
 
 def read_predictions(path) -> pd.DataFrame:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 
 import pandas as pd
 
+from ..files import replacing
+from .aggregation import describe_aggregation
 from .bootstrap import Interval, bootstrap_intervals
 from .metrics import METRICS, undefined_reason
 from .predictions import aggregate, check_predictions
@@ -42,6 +43,7 @@ def evaluate_predictions(
     resamples: int = 2000,
     seed: int = 0,
     confidence: float = 0.95,
+    left_out: dict | None = None,
 ) -> dict:
     """All metrics of one split with patient-clustered bootstrap intervals, ready for JSON.
 
@@ -53,6 +55,9 @@ def evaluate_predictions(
         See :func:`ct_video_hf.evaluation.predictions.aggregate`.
     resamples, seed, confidence
         See :func:`ct_video_hf.evaluation.bootstrap.bootstrap_intervals`.
+    left_out : dict, optional
+        What the table lacks of its split (:func:`ct_video_hf.evaluation.tables.left_out`); kept in
+        the report. None: not known.
 
     Returns
     -------
@@ -93,6 +98,8 @@ def evaluate_predictions(
     }
     if aggregation == "mean_top_k":
         report["top_k"] = top_k
+    if left_out is not None:
+        report["left_out"] = left_out
     return report
 
 
@@ -116,14 +123,11 @@ def _entry(name: str, interval: Interval, labels, scores) -> dict:
 
 
 def write_json(content: dict, path) -> Path:
-    """Write strict JSON (no NaN) under a temporary name, then move it into place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write strict JSON (no NaN); an older file is replaced by a complete one."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    with replacing(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+    return Path(path)
 
 
 def format_metrics(report: dict) -> str:
@@ -139,4 +143,19 @@ def format_metrics(report: dict) -> str:
         if entry["low"] is not None:
             bounds = f"{entry['low']:.3f} to {entry['high']:.3f}"
         lines.append(f"{name:<38} {entry['value']:>7.3f}   {bounds}")
+    rule = describe_aggregation(report["aggregation"], report.get("top_k", 3))
+    lines += ["", f"study score: {rule}; {report['interval']}"]
+    lines += _left_out_words(report.get("left_out") or {})
     return "\n".join(lines)
+
+
+def _left_out_words(left_out: dict) -> list[str]:
+    """A line for each kind of thing that was not scored; none when all was."""
+    words = []
+    names = left_out.get("study_ids", [])
+    if names:
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        words.append(f"not scored, no clip (too few slices?): {len(names)} studies: {shown}")
+    if left_out.get("clips_of_uncertain_label"):
+        words.append(f"not scored, uncertain label: {left_out['clips_of_uncertain_label']} clips")
+    return words

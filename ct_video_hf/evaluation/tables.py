@@ -9,7 +9,7 @@ from ..data import CTClipDataset
 from ..errors import CTVideoError
 from .predictions import make_predictions
 
-__all__ = ["clip_table", "predictions_from"]
+__all__ = ["clip_table", "left_out", "predictions_from"]
 
 
 def clip_table(dataset: CTClipDataset) -> pd.DataFrame:
@@ -36,6 +36,24 @@ def clip_table(dataset: CTClipDataset) -> pd.DataFrame:
     for name in names:
         rows[name] = of_studies[name].to_numpy()[rows["study_index"]]
     return rows
+
+
+def left_out(dataset: CTClipDataset) -> dict:
+    """What of a split no metric can count: studies without any clip, and single clips.
+
+    Returns
+    -------
+    dict
+        ``studies`` (how many have no clip: too few slices, or labels too uncertain), ``study_ids``
+        and ``clips_of_uncertain_label``, ready for JSON.
+    """
+    rows = np.setdiff1d(np.arange(len(dataset.dataset)), dataset.index.study)
+    names = dataset.dataset.select_columns(["study_id"]).select(rows)["study_id"]
+    return {
+        "studies": len(rows),
+        "study_ids": sorted(map(str, names)),
+        "clips_of_uncertain_label": int(dataset.index.uncertain_clips),
+    }
 
 
 def predictions_from(dataset: CTClipDataset, logits, study_index, clip_start) -> pd.DataFrame:

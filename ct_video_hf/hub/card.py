@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import CTVideoError
+from ..evaluation import AGGREGATIONS, describe_aggregation
+from ..files import replacing
 from .card_rows import (
+    aggregation_code,
     data_words,
     model_rows,
     processor_rows,
@@ -118,6 +120,11 @@ class ModelCardFacts:
         )
 
     @property
+    def aggregation(self) -> tuple[str, int]:
+        """How clip scores become the study's score: the rule and the clips of mean_top_k."""
+        return self.config.get("study_aggregation", "max"), self.config.get("study_top_k", 3)
+
+    @property
     def labels(self) -> list[str]:
         """Names of the labels; ``positive`` for a binary task without a name."""
         names = self.config.get("id2label") or {"0": "LABEL_0"}
@@ -164,14 +171,8 @@ def write_model_card(
     if problems:
         raise CTVideoError(f"The card of {facts.name} is not sound: {'; '.join(problems)}.")
     path = Path(out) if out is not None else Path(model_dir) / "README.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(suffix=".md", prefix=".", dir=path.parent)
-    try:
-        with open(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
     return path
 
 
@@ -200,6 +201,8 @@ def render_model_card(facts: ModelCardFacts) -> str:
         training_words=_training_words(training),
         training_rows=training_rows(training),
         command=training.get("command"),
+        aggregation_words=describe_aggregation(*facts.aggregation),
+        aggregation_code=aggregation_code(*facts.aggregation),
         result_words=_result_words(metrics),
         result_rows=result_rows(metrics),
         interval_name=f"{100 * confidence:.0f} % interval" if confidence else "interval",
@@ -268,14 +271,25 @@ def _result_words(metrics: dict[str, Any]) -> str:
         return "Not measured."
     words = (
         f"Split: {metrics.get('split', 'not stated')}. `clip/...` counts clips and `study/...` "
-        f"studies; a study's score is its clips' scores aggregated by "
-        f"{metrics.get('aggregation', 'a rule that is not stated')}."
+        f"studies; a study's score: "
+        f"{_aggregation_of(metrics)}."
     )
+    left_out = metrics.get("left_out") or {}
+    if left_out.get("studies"):
+        words += f" Studies of the split without any clip, not scored: {left_out['studies']}."
+    if left_out.get("clips_of_uncertain_label"):
+        words += f" Clips of uncertain label, not scored: {left_out['clips_of_uncertain_label']}."
     if metrics.get("resamples"):
         words += (
             f" Intervals: {metrics.get('interval', 'bootstrap')}, {metrics['resamples']} resamples."
         )
     return words
+
+
+def _aggregation_of(metrics: dict[str, Any]) -> str:
+    if metrics.get("aggregation") not in AGGREGATIONS:
+        return "a rule that is not stated"
+    return describe_aggregation(metrics["aggregation"], metrics.get("top_k", 3))
 
 
 def _calibration_words(metrics: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "aggregation_code",
     "data_words",
     "model_rows",
     "processor_rows",
@@ -135,9 +136,22 @@ def split_rows(training: dict[str, Any]) -> list[list[str]]:
     counts = (training.get("data") or {}).get("counts") or {}
     columns = ("studies", "positive_studies", "clips", "positive_clips")
     return [
-        [role, *(_plain(row.get(column, NOT_STATED)) for column in columns)]
+        [
+            role,
+            *(_plain(row.get(column, NOT_STATED)) for column in columns),
+            _plain((row.get("left_out") or {}).get("studies", NOT_STATED)),
+        ]
         for role, row in counts.items()
     ]
+
+
+def aggregation_code(method: str, top_k: int) -> str:
+    """The rule of ``evaluation.study_score`` in torch, on ``scores`` (clip, label)."""
+    return {
+        "max": "scores.amax(0)",
+        "mean_top_k": f"scores.sort(0).values[-{top_k}:].mean(0)",
+        "noisy_or": "1 - (1 - scores).prod(0)",
+    }[method]
 
 
 def processor_rows(processor: dict[str, Any]) -> list[tuple[str, str]]:

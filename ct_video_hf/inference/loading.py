@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,8 @@ class LoadedModel:
         Hub id, or the name of the folder (without the folders above it).
     revision, commit : str or None
         What was asked for and the commit it stood for; None for a folder.
-    backbone : str or None
-        Name in the registry, where the folder's training record tells it.
+    training : dict
+        The folder's training_config.json; empty where there is none.
     """
 
     model: PreTrainedModel
@@ -53,7 +53,13 @@ class LoadedModel:
     name: str
     revision: str | None = None
     commit: str | None = None
-    backbone: str | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def aggregation(self) -> tuple[str, int]:
+        """How clip scores become study scores: the rule and the clips that mean_top_k averages."""
+        config = self.model.config
+        return getattr(config, "study_aggregation", "max"), getattr(config, "study_top_k", 3)
 
     def describe(self) -> dict[str, Any]:
         """JSON-able: name, revision, commit, model_type and backbone."""
@@ -63,7 +69,7 @@ class LoadedModel:
             "revision": self.revision,
             "commit": self.commit,
             "model_type": config.model_type,
-            "backbone": self.backbone or config.model_type,
+            "backbone": str(self.training.get("backbone") or config.model_type),
         }
 
 
@@ -158,14 +164,9 @@ def _from_folder(
     processor = _load_processor(path, name)
     model = _load_network(path, name)
     _check_fit(model.config, processor, name)
-    return LoadedModel(model, processor, name, revision, commit, _backbone_name(path, name))
-
-
-def _backbone_name(path: Path, name: str) -> str | None:
-    """The registry's name, which training writes down; the configuration knows only the family."""
     record = path / "training_config.json"
-    value = _read_json(record, name).get("backbone") if record.is_file() else None
-    return str(value) if value else None
+    training = _read_json(record, name) if record.is_file() else {}
+    return LoadedModel(model, processor, name, revision, commit, training)
 
 
 def _check_config(path: Path, name: str) -> None:
@@ -254,13 +255,13 @@ def _network_words(path: Path, name: str, error: Exception) -> str:
 
 
 def _check_fit(config: Any, processor: CTVideoProcessor, name: str) -> None:
-    for field, given in (
+    for entry, given in (
         ("num_frames", processor.num_frames),
         ("image_size", processor.plane_size),
         ("num_channels", processor.num_channels),
     ):
-        meant = getattr(config, field, given)
-        if field == "num_channels" and meant != given:
+        meant = getattr(config, entry, given)
+        if entry == "num_channels" and meant != given:
             raise ModelLoadError(
                 f"{name}: the network takes {meant} channels and its processor makes {given}. "
                 "Save the processor that the model was trained with."
@@ -269,7 +270,7 @@ def _check_fit(config: Any, processor: CTVideoProcessor, name: str) -> None:
             logger.warning(
                 "%s: the configuration says %s %s, its processor makes %s",
                 name,
-                field,
+                entry,
                 meant,
                 given,
             )

@@ -18,10 +18,11 @@ from tqdm.auto import tqdm
 
 from ..dicom import CTVolume, read_ct
 from ..errors import CTVideoError
+from ..evaluation import describe_aggregation
 from ..models.hu_clips import AIR_HU, as_hu
 from .loading import LoadedModel, load_model
 from .localization import clip_forward, slice_relevance
-from .results import AGGREGATION, clip_rows, key_slices, log_odds, sigmoid
+from .results import clip_rows, key_slices, log_odds, sigmoid, study_log_odds
 
 __all__ = ["CTVideoPipeline", "Outcome", "pipeline"]
 
@@ -269,7 +270,7 @@ class CTVideoPipeline:
         lengths, logits, activation = self._forward(planes, starts, timings, progress)
         config = self.model.config
         odds = log_odds(logits, config.problem_type)
-        study = odds.max(axis=0)
+        study = study_log_odds(odds, *self.loaded.aggregation)
         clips = clip_rows(volume, starts, lengths, odds, self.label, self.labels)
         relevance = None if activation is None else slice_relevance(activation, lengths)
         keys, rule = key_slices(
@@ -283,7 +284,7 @@ class CTVideoPipeline:
             "study_probabilities": {
                 name: sigmoid(float(value)) for name, value in zip(self.labels, study, strict=True)
             },
-            "aggregation": AGGREGATION,
+            "aggregation": describe_aggregation(*self.loaded.aggregation),
             "calibrated": False,
             "clips": clips,
             "key_slices": keys,

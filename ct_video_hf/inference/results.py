@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..evaluation import study_score
+
 if TYPE_CHECKING:
     from ..dicom import CTVolume
 
 __all__ = [
-    "AGGREGATION",
     "KEY_SLICE_RULE",
     "KEY_SLICE_RULE_CLIPS",
     "clip_rows",
     "key_slices",
     "log_odds",
     "sigmoid",
+    "study_log_odds",
 ]
-
-#: How clip scores become the study's score.
-AGGREGATION = "max over clips"
 
 #: How key slices are chosen where the network shows its activation along a clip.
 KEY_SLICE_RULE = (
@@ -60,6 +59,20 @@ def sigmoid(value: float) -> float:
         return 1.0 / (1.0 + math.exp(-value))
     odds = math.exp(value)
     return odds / (1.0 + odds)
+
+
+def study_log_odds(odds: np.ndarray, method: str, top_k: int) -> np.ndarray:
+    """Log-odds (label,) of a study from those of its clips (clip, label).
+
+    ``method`` and ``top_k`` as in :func:`ct_video_hf.evaluation.study_score`, which works on
+    probabilities; those that round to 0 or 1 stop at log-odds of about 36.
+    """
+    if method == "max":  # a probability would lose what it cannot tell from 1
+        return odds.max(axis=0)
+    columns = [[sigmoid(float(value)) for value in column] for column in odds.T]
+    scores = np.array([study_score(np.array(column), method, top_k) for column in columns])
+    scores = scores.clip(2.0**-52, 1 - 2.0**-52)
+    return np.log(scores) - np.log1p(-scores)
 
 
 def clip_rows(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from ..files import write_csv
 
 __all__ = ["prediction_row", "write_predictions"]
 
@@ -15,6 +15,7 @@ _COLUMNS = (
     "study",
     "probability",
     "label",
+    "aggregation",
     "clips",
     "best_clip_start",
     "best_clip_stop",
@@ -49,6 +50,7 @@ def prediction_row(
         "study": study,
         "probability": result["study_probability"],
         "label": result["label"],
+        "aggregation": result["aggregation"],
         "clips": len(result["clips"]),
         "best_clip_start": best["start"],
         "best_clip_stop": best["stop"],
@@ -74,17 +76,6 @@ def prediction_row(
 def write_predictions(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike) -> Path:
     """Write rows of :func:`prediction_row` as CSV; the file appears only when it is complete."""
     rows = list(rows)
-    path = Path(path)
     extra = dict.fromkeys(name for row in rows for name in row if name not in _COLUMNS)
     columns = [*_COLUMNS[:3], *extra, *_COLUMNS[3:]]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(suffix=".csv", prefix=".", dir=path.parent)
-    try:
-        with open(handle, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return path
+    return write_csv(path, columns, rows)

@@ -17,6 +17,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .loss import classification_loss
+
 __all__ = [
     "CTVideoBackbone",
     "CTVideoClassifier",
@@ -24,10 +26,12 @@ __all__ = [
     "CTVideoConfig",
     "CTVideoModelOutput",
     "CTVideoPreTrainedModel",
-    "classification_loss",
 ]
 
 _ALIGNMENT = 64  # bytes; what torch's own allocator gives on a CPU
+
+#: How clip scores may become a study's score.
+STUDY_AGGREGATIONS = ("max", "mean_top_k", "noisy_or")
 
 PROBLEM_TYPES = ("multi_label_classification", "single_label_classification")
 
@@ -56,6 +60,10 @@ class CTVideoConfig(PreTrainedConfig):
     head_init_std: float | int = 0.01
     #: One weight a label: of its positive cases (multi-label) or of the class (single-label).
     class_weights: list[float | int] | None = None
+    #: How the clip scores of a study become its score; what the model was validated with.
+    study_aggregation: str = "max"
+    #: Clips that ``mean_top_k`` averages.
+    study_top_k: int = 3
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.id2label is None and kwargs.get("num_labels") is None:
@@ -79,11 +87,19 @@ class CTVideoConfig(PreTrainedConfig):
 
     def validate_sizes(self) -> None:
         """Refuse sizes below 1 and dropout outside 0..1."""
-        for name in ("num_frames", "image_size", "num_channels"):
+        for name in ("num_frames", "image_size", "num_channels", "study_top_k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is expected.")
         if not 0 <= self.dropout <= 1:
             raise ValueError(f"dropout is {self.dropout}; 0 to 1 is expected.")
+
+    def validate_study_aggregation(self) -> None:
+        """Refuse rules that nothing here knows."""
+        if self.study_aggregation not in STUDY_AGGREGATIONS:
+            raise ValueError(
+                f"study_aggregation is {self.study_aggregation!r}; allowed: "
+                f"{', '.join(STUDY_AGGREGATIONS)}."
+            )
 
     def validate_problem_type(self) -> None:
         """Refuse losses that the heads do not have."""
@@ -395,57 +411,3 @@ class CTVideoClassifier(CTVideoPreTrainedModel):
         )
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
-
-
-def classification_loss(
-    logits: torch.Tensor, labels: torch.Tensor, config: CTVideoConfig
-) -> torch.Tensor:
-    """Mean loss over the known labels, in float32.
-
-    Parameters
-    ----------
-    logits : torch.Tensor
-        (batch, num_labels).
-    labels : torch.Tensor
-        ``multi_label_classification``: 0..1, (batch, num_labels), or (batch,) for one label;
-        NaN and negative values are unknown and left out. ``single_label_classification``: class
-        indices (batch,); negative ones are unknown and left out.
-    config : CTVideoConfig
-        ``problem_type`` and ``class_weights``.
-
-    Raises
-    ------
-    ValueError
-        When the shapes do not fit.
-    """
-    logits, labels = logits.float(), labels.to(logits.device)
-    weights = None
-    if config.class_weights is not None:
-        if len(config.class_weights) != logits.shape[1]:
-            raise ValueError(
-                f"class_weights has {len(config.class_weights)} values for {logits.shape[1]} labels"
-            )
-        weights = torch.tensor(config.class_weights, dtype=torch.float32, device=logits.device)
-    if config.problem_type == "single_label_classification":
-        if labels.shape != logits.shape[:1] or labels.is_floating_point():
-            raise ValueError(
-                f"labels has shape {tuple(labels.shape)} and dtype {labels.dtype}; class indices "
-                f"({len(logits)},) are needed for single_label_classification."
-            )
-        target = torch.where(labels >= 0, labels, -100).long()
-        total = nn.functional.cross_entropy(logits, target, weight=weights, reduction="sum")
-        counted = labels >= 0 if weights is None else weights[target.clamp(min=0)] * (target >= 0)
-        return total / counted.sum().clamp(min=torch.finfo(torch.float32).tiny)
-    if labels.ndim == 1 and logits.shape[1] == 1:
-        labels = labels.unsqueeze(1)
-    if labels.shape != logits.shape:
-        raise ValueError(
-            f"labels has shape {tuple(labels.shape)}; {tuple(logits.shape)} is needed for "
-            "multi_label_classification."
-        )
-    target = labels.float()
-    known = target >= 0  # False for NaN, too
-    losses = nn.functional.binary_cross_entropy_with_logits(
-        logits, torch.where(known, target, 0.0), pos_weight=weights, reduction="none"
-    )
-    return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1)

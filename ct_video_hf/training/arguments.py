@@ -10,7 +10,7 @@ from typing import Any
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..errors import CTVideoError
-from ..evaluation import AGGREGATIONS
+from ..evaluation.aggregation import check_aggregation
 from .options import ALIASES, OPTIONS, OptionError, did_you_mean
 
 __all__ = ["CTTrainingArguments", "build_arguments", "help_of_all_fields"]
@@ -100,10 +100,7 @@ class CTTrainingArguments(TrainingArguments):
             self.dataloader_pin_memory = False  # there is nothing to pin it for
         if self.optimizer not in ("adamw", "adam"):
             raise CTVideoError(f"optimizer is adamw or adam, found {self.optimizer!r}")
-        if self.aggregation not in AGGREGATIONS:
-            raise CTVideoError(
-                f"unknown aggregation {self.aggregation!r}; choose from {', '.join(AGGREGATIONS)}"
-            )
+        check_aggregation(self.aggregation, self.top_k)
 
 
 def _fields() -> dict[str, dataclasses.Field]:

@@ -21,7 +21,8 @@ from ..data import CTClipDataset, load_ct_dataset
 from ..errors import CTVideoError
 from ..evaluation import evaluate_predictions, write_json, write_predictions
 from ..evaluation.figures import plot_learning_curve, plot_roc, plot_scores
-from ..evaluation.tables import clip_table
+from ..evaluation.tables import clip_table, left_out
+from ..files import move_into_place
 from ..models import create_model
 from .arguments import CTTrainingArguments, build_arguments
 from .callbacks import LOG_NAME
@@ -241,6 +242,7 @@ def _finish(trainer, parts, options, extras, seconds, write_card, command) -> Ru
             label_from=options["study_label"],
             resamples=options["resamples"],
             seed=options["seed"],
+            left_out=left_out(parts[scored]),
         )
     stage = output / ".finished"
     state = PartialState()
@@ -254,7 +256,8 @@ def _finish(trainer, parts, options, extras, seconds, write_card, command) -> Ru
         if write_card is not None:
             shutil.copyfile(output / LOG_NAME, stage / LOG_NAME)
             write_card(stage)
-        _move_into_place(stage, output)
+        move_into_place(stage, output, last=CONFIG_NAME)  # with it the run counts as finished
+        (output / _OPTIONS_NAME).unlink()
         if not options["keep_checkpoints"]:
             remove_all(output)
     state.wait_for_everyone()
@@ -281,18 +284,6 @@ def _write_evidence(stage: Path, tables, scored, metrics, trainer, options) -> N
         plot_scores(tables[scored], figures / "scores.png", **rules)
 
 
-def _move_into_place(stage: Path, output: Path) -> None:
-    """Move the finished files up, the record last: with it the run counts as finished."""
-    entries = sorted(stage.iterdir(), key=lambda path: path.name == CONFIG_NAME)
-    for entry in entries:
-        target = output / entry.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(entry, target)
-    stage.rmdir()
-    (output / _OPTIONS_NAME).unlink()
-
-
 def _record(trainer: CTTrainer, parts, options, extras, seconds: float, command) -> dict:
     args: CTTrainingArguments = trainer.args
     state = trainer.state
@@ -305,6 +296,7 @@ def _record(trainer: CTTrainer, parts, options, extras, seconds: float, command)
             ),
             "clips": len(table),
             "positive_clips": int((table["label"] == 1).sum()),
+            "left_out": left_out(parts[role]),
         }
         for role, table in ((role, clip_table(part)) for role, part in parts.items())
     }

@@ -57,7 +57,8 @@ class CTTrainer(Trainer):
     function of seed and epoch; evaluation gathers clip logits with their studies from all
     processes, counts each clip once and computes ``clip/...`` and ``study/...`` metrics; a loss
     that is not finite stops the run and names the studies; a checkpoint counts as written only
-    when it is whole.
+    when it is whole. The rule that makes study scores (``args.aggregation``, ``args.top_k``) is
+    set in the model's configuration.
 
     Parameters
     ----------
@@ -81,6 +82,9 @@ class CTTrainer(Trainer):
                 f"the trainer scores one binary label, the model has {model.config.num_labels}; "
                 "create it with num_labels=1"
             )
+        # Saved with the model, so that prediction makes study scores as validation did.
+        model.config.study_aggregation = args.aggregation
+        model.config.study_top_k = args.top_k
         if args.channels_last:
             _to_channels_last(model)
         kwargs.setdefault("data_collator", collate_clips)

@@ -10,13 +10,15 @@ from tests.support.tiny_runs import OPTIONS
 
 @pytest.fixture(scope="module")
 def clip_set(tmp_path_factory):
-    return write_clip_set(tmp_path_factory.mktemp("sets") / "noise")
+    """A test study of 3 slices has no clip of 8."""
+    return write_clip_set(tmp_path_factory.mktemp("sets") / "noise", short="test-06")
 
 
 @pytest.fixture(scope="module")
 def trained(clip_set, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "model"
     given = OPTIONS | {"epochs": 1, "min_positive_slices": 3}
+    given |= {"aggregation": "mean_top_k", "top_k": 2, "stride": 4}
     return run(data=str(clip_set), output=str(out), **given).folder
 
 
@@ -28,6 +30,8 @@ def test_evaluate_repeats_the_scores_of_training(trained, clip_set, tmp_path, ca
     assert report == json.loads((out / "metrics.json").read_text())
     before = json.loads((trained / "metrics.json").read_text())
     assert report["clip/auroc"]["positives"] == before["clip/auroc"]["positives"]
+    assert (report["aggregation"], report["top_k"]) == ("mean_top_k", 2)
+    assert before["aggregation"] == "mean_top_k"
     for name in ("clip/auroc", "study/auroc", "study/brier"):
         assert report[name]["value"] == pytest.approx(before[name]["value"], abs=1e-6)
     assert {path.name for path in out.iterdir()} == {
@@ -36,6 +40,21 @@ def test_evaluate_repeats_the_scores_of_training(trained, clip_set, tmp_path, ca
         "predictions.csv",
         "predictions.parquet",
     }
+
+
+def test_a_study_too_short_for_a_clip_is_named(trained, clip_set, capsys):
+    wanted = {"studies": 1, "study_ids": ["test-06"], "clips_of_uncertain_label": 0}
+    before = json.loads((trained / "metrics.json").read_text())
+    assert before["left_out"] == wanted
+    assert before["study/auroc"]["n"] == 6
+    record = json.loads((trained / "training_config.json").read_text())
+    assert record["data"]["counts"]["test"]["left_out"] == wanted
+    assert record["data"]["counts"]["train"]["left_out"]["studies"] == 0
+    line = [str(trained), str(clip_set), "--resamples", "20", "--device", "cpu", "-q"]
+    assert main(["evaluate", *line]) == 0
+    shown = capsys.readouterr().out
+    assert "not scored, no clip (too few slices?): 1 studies: test-06" in shown
+    assert "study score: mean of the 2 highest clips" in shown
 
 
 def test_evaluate_again_from_the_table_needs_no_model(trained, capsys):

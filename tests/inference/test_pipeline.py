@@ -9,7 +9,13 @@ import torch
 import ct_video_hf
 from ct_video_hf.errors import CTVideoError
 from ct_video_hf.inference import CTVideoPipeline, LoadedModel
-from tests.support.prediction import chest_hu, tiny_model, tiny_processor, volume_of
+from tests.support.prediction import (
+    chest_hu,
+    tiny_model,
+    tiny_model_folder,
+    tiny_processor,
+    volume_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +37,30 @@ def test_equals_processor_and_model_in_one_go(predict, slices):
     assert lengths == batch["clip_lengths"].tolist()
     assert result["study_probability"] == max(c["score"] for c in result["clips"])
     assert result["study_logit"] == pytest.approx(float(logits.max()), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("max", "max over clips"),
+        ("mean_top_k", "mean of the 2 highest clips"),
+        ("noisy_or", "noisy-or over clips"),
+    ],
+)
+def test_study_scores_follow_the_rule_saved_with_the_model(tmp_path, method, words):
+    folder = tiny_model_folder(tmp_path / "tiny", study_aggregation=method, study_top_k=2)
+    result = ct_video_hf.pipeline(folder, device="cpu")(volume_of(chest_hu(40)))
+    scores = sorted(clip["score"] for clip in result["clips"])
+    expected = {
+        "max": scores[-1],
+        "mean_top_k": (scores[-1] + scores[-2]) / 2,
+        "noisy_or": 1 - np.prod([1 - score for score in scores]),
+    }[method]
+    assert result["study_probability"] == pytest.approx(expected, abs=1e-12)
+    assert torch.tensor(result["study_logit"], dtype=torch.float64).sigmoid().item() == (
+        pytest.approx(expected, abs=1e-12)
+    )
+    assert result["aggregation"] == words
 
 
 def test_the_scores_differ_between_clips(predict):

@@ -23,7 +23,7 @@ from ct_video_hf.models import (
     list_backbones,
     processor_for,
 )
-from ct_video_hf.models.base import classification_loss
+from ct_video_hf.models.loss import classification_loss
 
 FAMILIES = sorted(
     {get_backbone(name).config_class for name in list_backbones()}, key=lambda c: c.model_type
@@ -163,6 +163,21 @@ def test_the_2d_control_cannot_see_across_slices():
 
 
 # ---- loss ----------------------------------------------------------------------------------------
+
+
+def test_the_rule_of_study_scores_is_saved_and_checked(tmp_path):
+    from ct_video_hf.evaluation import AGGREGATIONS
+
+    CTSlowConfig(study_aggregation="mean_top_k", study_top_k=2).save_pretrained(tmp_path)
+    loaded = CTSlowConfig.from_pretrained(tmp_path)
+    assert (loaded.study_aggregation, loaded.study_top_k) == ("mean_top_k", 2)
+    assert CTSlowConfig().study_aggregation == "max"
+    for method in AGGREGATIONS:  # what evaluation knows, a model may ask for
+        CTSlowConfig(study_aggregation=method)
+    with pytest.raises(StrictDataclassError, match="'median'; allowed: max, mean_top_k, noisy_or"):
+        CTSlowConfig(study_aggregation="median")
+    with pytest.raises(StrictDataclassError, match="study_top_k is 0"):
+        CTSlowConfig(study_top_k=0)
 
 
 def test_binary_loss_takes_flat_and_column_labels_and_skips_unknown_ones():

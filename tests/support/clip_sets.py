@@ -26,11 +26,16 @@ def _volume(rng: np.random.Generator, bright: slice | None) -> np.ndarray:
 
 
 def write_clip_set(
-    folder: Path, counts: dict[str, int] | None = None, *, seed: int = 0, one_class: str = ""
+    folder: Path,
+    counts: dict[str, int] | None = None,
+    *,
+    seed: int = 0,
+    one_class: str = "",
+    short: str = "",
 ) -> Path:
     """Write a prepared set; every second study is positive, two studies share a patient.
 
-    Studies of the split ``one_class`` are all negative.
+    Studies of the split ``one_class`` are all negative. The study ``short`` has 3 slices.
     """
     rng = np.random.default_rng(seed)
     target = SetFolder(folder)
@@ -42,16 +47,17 @@ def write_clip_set(
             start = int(rng.integers(0, SLICES - 7))
             ranges = [(start, start + 7)] if positive else []
             study = f"{split}-{number:02}"
+            slices = 3 if study == short else SLICES
             patient = hashlib.sha256(f"{split}{number // 2}".encode()).hexdigest()[:16]
             row = {
                 "study_id": study,
                 "patient_hash": patient,
                 "split": split,
-                "volume": _volume(rng, slice(start, start + 7) if positive else None),
-                "shape": [SLICES, SIZE, SIZE],
+                "volume": _volume(rng, slice(start, start + 7) if positive else None)[:slices],
+                "shape": [slices, SIZE, SIZE],
                 "spacing": [4.0, 3.0, 3.0],
-                "z_mm": (4.0 * np.arange(SLICES)).tolist(),
-                "slice_labels": slice_labels(SLICES, [float(positive)], ranges),
+                "z_mm": (4.0 * np.arange(slices)).tolist(),
+                "slice_labels": slice_labels(slices, [float(positive)], ranges),
                 "study_label": int(positive),
                 "labels": [float(positive)],
                 "weight": 1.0,

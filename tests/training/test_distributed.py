@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from ct_video_hf.evaluation import read_predictions
 from ct_video_hf.evaluation.metrics import log_loss
+from ct_video_hf.hub import check_model_card, check_model_folder
 from ct_video_hf.training import run
 from tests.support.tiny_runs import OPTIONS, REPOSITORY, command, complete
 
@@ -39,7 +40,10 @@ def table_of(folder):
 def test_two_processes_learn_what_one_does(one, clip_set, tmp_path):
     """7 test studies of 3 clips: 21 does not divide by the batch, so padding must be dropped."""
     out = tmp_path / "out"
-    launch("-m", "ct_video_hf.training", data=clip_set, output=out, **(PROBE | {"batch_size": 2}))
+    module = ("-m", "ct_video_hf.training")
+    done = launch(*module, data=clip_set, output=out, **(PROBE | {"batch_size": 2}))
+    assert "torch.jit.script" not in done.stderr  # pytorchvideo's, nothing of the user's
+    assert check_model_card(out) + check_model_folder(out) == []
     record = json.loads((out / "training_config.json").read_text())
     assert record["hardware"]["processes"] == 2
     assert record["global_batch_size"] == one.config["global_batch_size"] == 4
@@ -79,7 +83,7 @@ def test_the_script_form_with_batch_norm_saves_what_it_scored(clip_set, tmp_path
     arguments = ["evaluate", str(out), str(clip_set), "--out", str(again), "--device", "cpu", "-q"]
     assert main(arguments) == 0
     np.testing.assert_allclose(table_of(out)["logit"], table_of(again)["logit"], atol=1e-5)
-    assert (out / "README.md").is_file()
+    assert check_model_card(out) + check_model_folder(out) == []
 
 
 def test_an_error_in_one_process_ends_both(clip_set, tmp_path):
