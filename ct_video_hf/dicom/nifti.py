@@ -24,7 +24,7 @@ from .plausibility import LOWEST_STORED_HU, check_values, common_floor
 from .repair import unshear
 from .report import GeometryReport, Policy
 from .resample import fit_in_plane
-from .volume import AIR_HU, CTVolume
+from .volume import AIR_HU, CTVolume, rounded_spacing
 
 __all__ = ["is_nifti", "read_nifti"]
 
@@ -79,14 +79,11 @@ def read_nifti(
         )
     check_values(hu, collector)
     hu_min, hu_max = int(hu.min()), int(hu.max())
-    if in_plane is not None:
-        affine = fitted_affine(affine, hu.shape[1], hu.shape[2], in_plane)
-        hu = fit_in_plane(hu, in_plane)
     report = GeometryReport(
         slices=hu.shape[0],
         rows=hu.shape[1],
         columns=hu.shape[2],
-        spacing_mm=(0.0, 0.0, 0.0),
+        spacing_mm=rounded_spacing(affine),
         orientation="axial",
         modality=None,
         transfer_syntaxes=[],
@@ -97,15 +94,16 @@ def read_nifti(
         source="nifti",
         oblique_degrees=round(oblique, 4),
     )
-    volume = CTVolume(
+    if in_plane is not None:
+        affine = fitted_affine(affine, hu.shape[1], hu.shape[2], in_plane)
+        hu = fit_in_plane(hu, in_plane)
+    return CTVolume(
         hu=np.ascontiguousarray(hu),
         affine=affine,
         slice_ids=[str(place) for place in stored],
         source_index=list(stored),
         report=report,
     )
-    report.spacing_mm = tuple(round(length, 6) for length in volume.spacing)
-    return volume
 
 
 def _load(path: Path):

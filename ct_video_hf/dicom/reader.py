@@ -18,13 +18,13 @@ from .nifti import is_nifti, read_nifti
 from .pixels import PixelSummary, read_plane
 from .planes import Pixels, StackReader, fitted_affine, same_pixels
 from .plausibility import check_values
-from .repair import plan_repair
+from .repair import Grid, plan_repair
 from .report import GeometryReport, Policy
 from .selection import select_stack, source_order
 from .series import SeriesInfo, choose_series, group_series, list_series
 from .sources import open_sources
 from .syntax import describe_syntax
-from .volume import CTVolume
+from .volume import CTVolume, rounded_spacing
 
 __all__ = ["find_series", "read_ct"]
 
@@ -58,8 +58,8 @@ def read_ct(
         :mod:`ct_video_hf.dicom.series` chooses. DICOM only.
     in_plane : int, optional
         Fit every plane to ``in_plane`` x ``in_plane`` pixels while reading (padded to a square with
-        air, then area-averaged or linearly enlarged); affine and spacing follow. The volume of full
-        size is never in memory.
+        air, then area-averaged or linearly enlarged); affine and spacing follow, while the report keeps describing the
+        scan as it was before. The volume of full size is never in memory.
     workers : int, optional
         Threads that decode; chosen by the number of cores when None.
     limits : Limits, optional
@@ -249,12 +249,8 @@ def _read_group(
             frames = [frame for frame in frames if frame not in bad]
     _describe_values(stack, pixels.summary, collector)
     check_values(pixels.hu, collector)
-    affine = grid.affine if grid else stack.affine
-    shape = grid.shape if grid else (len(stack.frames), *stack.shape)
-    if in_plane is not None:
-        affine = fitted_affine(affine, shape[1], shape[2], in_plane)
     nearest = grid.nearest if grid else list(range(len(stack.frames)))
-    return _volume(pixels, affine, nearest, stack, grid is not None, collector)
+    return _volume(pixels, nearest, stack, grid, in_plane, collector)
 
 
 def _stack(frames: list[Frame], collector: Collector) -> Stack:
@@ -323,10 +319,10 @@ def _describe_values(stack: Stack, summary: PixelSummary, collector: Collector) 
 
 def _volume(
     pixels: Pixels,
-    affine: np.ndarray,
     nearest: list[int | None],
     stack: Stack,
-    mended: bool,
+    grid: Grid | None,
+    in_plane: int | None,
     collector: Collector,
 ) -> CTVolume:
     frames = stack.frames
@@ -334,11 +330,13 @@ def _volume(
     rank = {place: number for number, place in enumerate(order)}
     first = frames[0]
     thickness = {frame.slice_thickness for frame in frames} - {None}
+    affine = grid.affine if grid else stack.affine
+    slices, rows, columns = grid.shape if grid else (len(frames), *stack.shape)
     report = GeometryReport(
-        slices=pixels.hu.shape[0],
-        rows=pixels.hu.shape[1],
-        columns=pixels.hu.shape[2],
-        spacing_mm=(0.0, 0.0, 0.0),
+        slices=slices,
+        rows=rows,
+        columns=columns,
+        spacing_mm=rounded_spacing(affine),
         orientation="axial",
         modality=first.modality,
         transfer_syntaxes=sorted({frame.transfer_syntax for frame in frames}),
@@ -352,17 +350,17 @@ def _volume(
         kvp=first.kvp,
         slice_thickness_mm=max(thickness) if thickness else None,
         oblique_degrees=round(stack.oblique_degrees, 4),
-        affine_error_mm=0.0 if mended else round(stack.affine_error_mm, 4),
+        affine_error_mm=0.0 if grid else round(stack.affine_error_mm, 4),
     )
-    volume = CTVolume(
+    if in_plane is not None:
+        affine = fitted_affine(affine, rows, columns, in_plane)
+    return CTVolume(
         hu=pixels.hu,
         affine=affine,
         slice_ids=[None if place is None else _slice_id(frames[place]) for place in nearest],
         source_index=[None if place is None else rank[place] for place in nearest],
         report=report,
     )
-    report.spacing_mm = tuple(round(length, 6) for length in volume.spacing)
-    return volume
 
 
 def _slice_id(frame: Frame) -> str | None:

@@ -49,14 +49,7 @@ class CTVolume:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """(slice, row, column) in mm; the first is the distance between planes."""
-        step, row, column = (self.affine[:3, axis] for axis in range(3))
-        normal = np.cross(column, row)
-        normal = normal / np.linalg.norm(normal)
-        return (
-            float(abs(step @ normal)),
-            float(np.linalg.norm(row)),
-            float(np.linalg.norm(column)),
-        )
+        return _spacing(self.affine)
 
     def position(self, slice_index: float, row: float = 0.0, column: float = 0.0) -> np.ndarray:
         """Centre in mm (x, y, z), LPS, of a voxel index, which need not be whole."""
@@ -80,3 +73,16 @@ class CTVolume:
 
     def __len__(self) -> int:
         return len(self.hu)
+
+
+def rounded_spacing(affine: np.ndarray) -> tuple[float, float, float]:
+    """The spacing that an affine means, as reports show it: to a millionth of a mm."""
+    slices, rows, columns = _spacing(affine)
+    return round(slices, 6), round(rows, 6), round(columns, 6)
+
+
+def _spacing(affine: np.ndarray) -> tuple[float, float, float]:
+    step, row, column = (affine[:3, axis] for axis in range(3))
+    normal = np.cross(column, row)
+    normal = normal / np.linalg.norm(normal)
+    return float(abs(step @ normal)), float(np.linalg.norm(row)), float(np.linalg.norm(column))

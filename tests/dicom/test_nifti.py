@@ -186,6 +186,9 @@ def test_fitting_while_reading(tmp_path, from_dicom):
     path = save(ras(from_dicom), tmp_path / "ct.nii")
     fitted = read_ct(path, in_plane=20)
     np.testing.assert_array_equal(fitted.hu, fit_in_plane(from_dicom.hu, 20))
+    assert fitted.report.to_dict() == read_ct(path).report.to_dict()
+    assert (fitted.report.rows, fitted.report.columns) == from_dicom.hu.shape[1:]
+    assert fitted.report.spacing_mm == from_dicom.report.spacing_mm
 
 
 # --- refused ----------------------------------------------------------------------------------

@@ -144,7 +144,11 @@ def test_fitting_while_reading_is_fitting_afterwards(tmp_path, axes):
     whole = read_ct(tmp_path)
     fitted = read_ct(tmp_path, in_plane=24)
     np.testing.assert_array_equal(fitted.hu, fit_in_plane(whole.hu, 24))
-    assert fitted.report.rows == fitted.report.columns == 24
+    # the report tells of the scan, whatever the volume was read for
+    assert fitted.report.to_dict() == whole.report.to_dict()
+    assert (fitted.report.rows, fitted.report.columns) == whole.hu.shape[1:]
+    assert fitted.spacing[1:] != pytest.approx(fitted.report.spacing_mm[1:])
+    assert whole.spacing == pytest.approx(fitted.report.spacing_mm)
     # the field's outer corner stays where it was: half a voxel before the first, padding included
     side = max(whole.hu.shape[1:])
     before = [(side - length) // 2 for length in whole.hu.shape[1:]]
