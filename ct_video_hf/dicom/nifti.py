@@ -11,6 +11,7 @@ or above is left as it is on both roads unless a DICOM header declares it.
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from .volume import AIR_HU, CTVolume, rounded_spacing
 __all__ = ["is_nifti", "read_nifti"]
 
 _UNITS_MM = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
+#: Length of a NIfTI-2 header, as it reads in either byte order.
+_NIFTI2_SIZES = (540, int.from_bytes((540).to_bytes(4, "big"), "little"))
 #: qform and sform may differ by this at the volume's corners: qform holds float32 quaternions.
 FORM_TOLERANCE_MM = 0.1
 #: Cosine of the angle between two axes above which the grid counts as sheared (0.1 degrees).
@@ -38,8 +41,8 @@ FEW_SLICES = 8
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether the name says NIfTI."""
-    return path.name.lower().endswith((".nii", ".nii.gz"))
+    """Whether the name says NIfTI; a folder may bear such a name and hold DICOM."""
+    return path.name.lower().endswith((".nii", ".nii.gz")) and not path.is_dir()
 
 
 def read_nifti(
@@ -110,7 +113,7 @@ def _load(path: Path):
     import nibabel
 
     try:
-        return nibabel.load(path)
+        return _open(path)
     except FileNotFoundError:
         raise CTReadError(f"{path.name} does not exist", code="path_not_found") from None
     except PermissionError:
@@ -119,13 +122,16 @@ def _load(path: Path):
         ) from None
     except (
         nibabel.filebasedimages.ImageFileError,
+        nibabel.spatialimages.HeaderDataError,
+        nibabel.wrapstruct.WrapStructError,
         OSError,
         EOFError,
         ValueError,
         zlib.error,
     ) as error:
         raise CTReadError(
-            f"{path.name} is no readable NIfTI file ({type(error).__name__})",
+            f"{path.name} is no readable NIfTI file ({type(error).__name__}); .nii has to be plain "
+            f"NIfTI-1 or -2 and .nii.gz the same compressed by gzip",
             code="unreadable_file",
         ) from None
 
@@ -142,8 +148,11 @@ def _shape(image, path: Path) -> tuple[int, int, int]:
             f"one that you mean to a file of its own",
             code="several_volumes",
         )
-    if 0 in shape:
-        raise CTReadError(f"{path.name} has the shape {tuple(shape)}", code="no_pixel_data")
+    if min(shape) < 1:
+        raise CTReadError(
+            f"{path.name} has the shape {tuple(shape)}: its header is damaged",
+            code="no_pixel_data",
+        )
     dtype = image.get_data_dtype()
     if dtype.kind not in "iuf":
         raise CTReadError(
@@ -217,6 +226,36 @@ def _reordered(
     return result, stored[::-1] if flips[0] else stored
 
 
+def _open(path: Path):
+    """The image; a compressed file stays open, so that its end can be reached and checked."""
+    import nibabel
+
+    if not path.name.lower().endswith(".gz"):
+        return nibabel.load(path)
+    stream = gzip.open(path)
+    try:
+        size = int.from_bytes(stream.read(4), "little")
+        stream.seek(0)
+        kind = nibabel.Nifti2Image if size in _NIFTI2_SIZES else nibabel.Nifti1Image
+        return kind.from_stream(stream)
+    except BaseException:
+        stream.close()
+        raise
+
+
+def _check_end(image) -> None:
+    """Read a compressed file to its end, where gzip compares the checksum; and close it.
+
+    Raises OSError, EOFError or zlib.error for damaged data.
+    """
+    stream = image.file_map["image"].fileobj
+    if stream is None:  # not compressed
+        return
+    with stream:
+        while stream.read(1 << 20):
+            pass
+
+
 def _values(
     image,
     shape: tuple[int, int, int],
@@ -228,7 +267,8 @@ def _values(
     """int16 HU (slice, row, column), C-contiguous."""
     try:
         raw = np.asanyarray(image.dataobj.get_unscaled()).reshape(shape)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+        _check_end(image)
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
         raise CTReadError(
             f"{path.name} is shorter than its header says, or damaged ({type(error).__name__})",
             code="truncated_file",

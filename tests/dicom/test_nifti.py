@@ -256,6 +256,31 @@ def test_damaged_files(tmp_path, from_dicom, name):
     expect("path_not_found", tmp_path / "none.nii")
 
 
+@pytest.mark.parametrize("place", [-6, 0.5])
+def test_a_damaged_gzip_is_refused_though_it_expands(tmp_path, from_dicom, place):
+    """Only the checksum at the end tells that voxels changed."""
+    path = save(ras(from_dicom), tmp_path / "ct.nii.gz")
+    stored = bytearray(
+        gzip.compress(gzip.decompress(path.read_bytes()), compresslevel=0)  # stored as it is
+    )
+    stored[place if place < 0 else int(len(stored) * place)] ^= 0xFF
+    path.write_bytes(stored)
+    expect("truncated_file", path)
+
+
+def test_a_negative_dimension_is_refused(tmp_path, from_dicom):
+    path = save(ras(from_dicom), tmp_path / "ct.nii")
+    data = bytearray(path.read_bytes())
+    data[42:44] = (-5).to_bytes(2, "little", signed=True)
+    path.write_bytes(data)
+    expect("no_pixel_data", path)
+
+
+def test_a_folder_named_as_nifti_is_a_folder(tmp_path, from_dicom):
+    write_series(from_dicom.hu, tmp_path / "study.nii")
+    np.testing.assert_array_equal(read_ct(tmp_path / "study.nii").hu, from_dicom.hu)
+
+
 def test_limits_hold_before_anything_is_read(tmp_path, from_dicom):
     path = save(ras(from_dicom), tmp_path / "ct.nii.gz")
     assert "max_voxels" in str(expect("too_large", path, limits=Limits(max_voxels=1000)))
