@@ -65,7 +65,9 @@ def decode_frame(data: bytes | memoryview, frame: Frame) -> np.ndarray:
             f"{frame.rows} x {frame.columns}",
             code="corrupt_pixels",
         )
-    return _correct_sign(pixels, stream, frame, codec)
+    pixels = _correct_sign(pixels, stream, frame, codec)
+    # bits above the stored ones are in a stream only when it is as deep as the high bit says
+    return _low_bits(pixels, frame) if stream.precision == (frame.high_bit or 0) + 1 else pixels
 
 
 def _decode(data: bytes | memoryview, codec: str | None) -> np.ndarray:
@@ -116,7 +118,7 @@ def _correct_sign(pixels: np.ndarray, stream: Codestream, frame: Frame, codec: s
     if pixels.dtype.kind == "i":
         return pixels.astype(f"i{frame.bits_allocated // 8}", copy=False).view(allocated)
     pixels = pixels.astype(allocated, copy=False)
-    spare = frame.bits_allocated - min(stream.precision, frame.bits_stored)
+    spare = frame.bits_allocated - min(stream.precision, (frame.high_bit or frame.bits_stored - 1) + 1)
     if frame.signed and codec in ("jpeg-2000", "htj2k", "jpeg-ls") and spare:
         signed = pixels.view(f"i{frame.bits_allocated // 8}")
         return np.right_shift(np.left_shift(signed, spare), spare).view(allocated)
@@ -148,4 +150,11 @@ def _decode_rle(data: bytes | memoryview, frame: Frame) -> np.ndarray:
             f"{frame.label}: its RLE pixels end after {len(pixels) // width} of {voxels} voxels",
             code="truncated_pixels",
         )
-    return np.frombuffer(pixels, f"<u{width}", voxels).reshape(frame.rows, frame.columns)
+    cells = np.frombuffer(pixels, f"<u{width}", voxels).reshape(frame.rows, frame.columns)
+    return _low_bits(cells, frame)
+
+
+def _low_bits(pixels: np.ndarray, frame: Frame) -> np.ndarray:
+    """Values that end below the lowest bit of the cell (left-justified) moved down to it."""
+    shift = 0 if frame.high_bit is None else frame.high_bit + 1 - frame.bits_stored
+    return pixels >> pixels.dtype.type(shift) if shift else pixels

@@ -13,6 +13,7 @@ __all__ = ["Codestream", "describe_codestream", "has_end_marker"]
 #: SOF markers: all JPEG processes but DHT (C4), JPG (C8) and DAC (CC); F7 is JPEG-LS.
 _FRAME_MARKERS = (frozenset(range(0xC0, 0xD0)) | {0xF7}) - {0xC4, 0xC8, 0xCC}
 _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})
+_TAIL = 64
 _J2K_START = b"\xff\x4f\xff\x51"
 
 
@@ -65,5 +66,11 @@ def _jpeg_2000(data: bytes | memoryview) -> Codestream | None:
 
 
 def has_end_marker(data: bytes | memoryview) -> bool:
-    """Whether a stream ends with EOI or EOC (both FFD9), give or take padding."""
-    return bytes(data[-64:]).rstrip(b"\0").endswith(b"\xff\xd9")
+    """Whether a stream ends with EOI or EOC (both FFD9), give or take padding with zeros."""
+    stop = len(data)
+    while stop > 0:
+        tail = bytes(data[max(0, stop - _TAIL) : stop]).rstrip(b"\0")
+        if len(tail) > 1 or (tail and stop <= _TAIL):
+            return tail.endswith(b"\xff\xd9")
+        stop -= _TAIL - 1  # the marker may lie across the border
+    return False

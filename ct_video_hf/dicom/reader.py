@@ -284,6 +284,14 @@ def _describe_values(stack: Stack, summary: PixelSummary, collector: Collector) 
             lacking,
         )
     types = {frame.rescale_type for frame in frames} - {None, "", "HU"}
+    if "US" in types:
+        types.remove("US")
+        collector.add(
+            "not_hu",
+            "the header leaves open what values are (Rescale Type US, unspecified, PS3.3 "
+            "C.11.1.1.2); taken as HU",
+            severity="info",
+        )
     if types:
         collector.add(
             "not_hu",

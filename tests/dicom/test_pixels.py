@@ -15,6 +15,8 @@ import pytest
 from pydicom.encaps import generate_frames
 
 from ct_video_hf.dicom import syntax as uids
+from ct_video_hf.dicom.codecs import decode_frame
+from ct_video_hf.dicom.codestream import has_end_marker
 from ct_video_hf.dicom.errors import CTReadError
 from ct_video_hf.dicom.headers import read_frames
 from ct_video_hf.dicom.pixels import read_plane, read_planes
@@ -22,6 +24,7 @@ from ct_video_hf.dicom.resample import fit_in_plane
 from ct_video_hf.dicom.sources import FileSource, open_sources
 from ct_video_hf.dicom.write import write_series
 from ct_video_hf.dicom.write_enhanced import write_enhanced
+from tests.support.frames import make_frame
 
 REAL = os.environ.get("CT_VIDEO_HF_REAL_DATA")
 needs_real = pytest.mark.skipif(
@@ -519,6 +522,29 @@ def test_compressed_stream_without_its_end(tmp_path):
     assert "end marker" in refused(
         patched(tmp_path, data[:at] + b"\0\0" + data[at + 2 :]), "truncated_pixels"
     )
+
+
+@pytest.mark.parametrize("padding", [0, 1, 62, 63, 64, 65, 126, 127, 128, 1000])
+def test_zeros_behind_a_stream_are_no_damage(padding):
+    assert has_end_marker(b"\xff\xd8 some stream \xff\xd9" + bytes(padding))
+    assert not has_end_marker(b"\xff\xd8 some stream \xff" + bytes(padding))
+    assert not has_end_marker(bytes(padding))
+
+
+def test_left_justified_values_under_a_codec():
+    """HighBit 15 with 12 bits stored: RLE and lossless codecs hold what is allocated."""
+    values = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)
+    cells = values << 4 | 5
+    rle = struct.pack("<16I", 2, 64, 64 + 2 * 129, *[0] * 13)
+    for shift in (8, 0):
+        flat = (cells.ravel() >> shift & 0xFF).astype(np.uint8)
+        rle += b"".join(b"\x7f" + flat[half : half + 128].tobytes() for half in (0, 128))
+    frame = make_frame(
+        rows=16, columns=16, bits_stored=12, high_bit=15, signed=False, transfer_syntax=uids.RLE
+    )
+    np.testing.assert_array_equal(decode_frame(rle, frame), values)
+    frame = replace(frame, transfer_syntax=uids.JPEG_LS)
+    np.testing.assert_array_equal(decode_frame(imagecodecs.jpegls_encode(cells), frame), values)
 
 
 def test_compressed_data_under_an_uncompressed_name(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import zipfile
 
 import numpy as np
+import pydicom
 import pytest
 
 from ct_video_hf.dicom import CTReadError, CTVolume, find_series, read_ct, write_series
@@ -31,6 +32,17 @@ def expect(code: str, path, policy="strict", **options) -> CTReadError:
         read_ct(path, policy, **options)
     assert caught.value.code == code, str(caught.value)
     return caught.value
+
+
+def test_an_unspecified_rescale_type_is_no_warning(tmp_path, hu):
+    """Converters write US, unspecified, into every series that passes through them."""
+    for path in write_series(hu, tmp_path):
+        dataset = pydicom.dcmread(path)
+        dataset.RescaleType = "US"
+        dataset.save_as(path)
+    volume = read_ct(tmp_path)
+    np.testing.assert_array_equal(volume.hu, hu)
+    assert codes(volume)["not_hu"] == "info"
 
 
 # --- the plain case ---------------------------------------------------------------------------
