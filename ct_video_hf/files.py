@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["move_into_place", "replacing", "write_csv"]
+from .errors import CTVideoError
+
+__all__ = ["check_writable", "move_into_place", "replacing", "write_csv"]
 
 
 @contextmanager
@@ -25,8 +28,30 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield partial
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename == str(partial):
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """Make a folder and try to write in it, before work whose result shall go there.
+
+    Raises
+    ------
+    CTVideoError
+        When nothing can be written there.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise CTVideoError(f"nothing can be written to the folder {folder}: {reason}") from error
 
 
 def write_csv(

@@ -84,6 +84,11 @@ def test_wrong_use_exits_with_2(capsys):
             main(words)
         assert leave.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["predict", "model", "scan", "--batch-sise", "3"])
+    error = capsys.readouterr().err
+    assert "usage: ct-video-hf predict" in error
+    assert "--batch-sise 3; did you mean --batch-size?" in error
 
 
 def test_failure_exits_with_1_and_without_traceback(capsys, tmp_path):

@@ -10,6 +10,7 @@ Exit codes: 0 success, 1 failure, 2 wrong use, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import logging
 import os
@@ -59,6 +60,8 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         if command in (None, name):
             importlib.import_module(f".{name}", __name__).add_arguments(subparser)
             _add_common(subparser)
+            options = [word for action in subparser._actions for word in action.option_strings]
+            subparser.set_defaults(wrong_use=subparser.error, options=options)
     return parser
 
 
@@ -91,7 +94,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code; raises SystemExit(2) on wrong use."""
     argv = sys.argv[1:] if argv is None else argv
     command = next((word for word in argv if not word.startswith("-")), "")
-    args = build_parser(command if command in COMMANDS else "").parse_args(argv)
+    parser = build_parser(command if command in COMMANDS else "")
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        args.wrong_use(_unknown_words(unknown, args.options))
     _configure_logging(args)
     _silence_torch_jit()
     module = importlib.import_module(f".{args.command}", __name__)
@@ -108,6 +114,16 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"ct-video-hf {args.command}: error: {_describe(error)}", file=sys.stderr)
         return 1
+
+
+def _unknown_words(words: list[str], options: list[str]) -> str:
+    """What is not understood, with the option that is meant most likely."""
+    hints = []
+    for word in words:
+        if word.startswith("--"):
+            near = difflib.get_close_matches(word.partition("=")[0], options, n=1, cutoff=0.8)
+            hints += [f"; did you mean {near[0]}?"] if near else []
+    return f"unrecognized arguments: {' '.join(words)}{''.join(hints[:1])}"
 
 
 def _describe(error: Exception) -> str:

@@ -58,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     running.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: an accelerator, "
                          "else cpu)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON on stdout")
-    parser.set_defaults(wrong_use=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,7 +67,10 @@ def run(args: argparse.Namespace) -> int:
     if args.predictions is not None and args.model is not None:
         args.wrong_use("give MODEL and SET, or --predictions FILE, not both")
     from ..evaluation import evaluate_predictions, format_metrics, read_predictions
+    from ..files import check_writable
 
+    if args.out is not None:
+        check_writable(args.out)
     if args.predictions is None:
         table, rules, left_out = _score(args)
     else:

@@ -49,16 +49,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list-series", action="store_true", help="list the series and stop")
     parser.add_argument(
-        "--picture", metavar="OUT.png", help="write the three middle planes in a lung window"
+        "--picture", metavar="OUT.png", type=_png, help="write the three middle planes in a lung window"
     )
 
 
+def _png(name: str) -> str:
+    if not name.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"{Path(name).name} does not end in .png")
+    if not Path(name).absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder for {Path(name).name}")
+    return name
+
+
 def run(args: argparse.Namespace) -> int:
-    """Run the command; 0 when the scan can be read."""
+    """Run the command; 0 when the scan can be read.
+
+    With ``--json`` every failure is a JSON document too; one of the scan names its findings.
+    """
+    from ..errors import CTVideoError
+
+    try:
+        return _run(args)
+    except (CTVideoError, OSError, ValueError) as error:
+        if not args.json or args.traceback:
+            raise
+        _print_json(
+            {
+                "error": str(error),
+                "code": getattr(error, "code", type(error).__name__),
+                "policy": args.policy,
+                "findings": getattr(error, "findings", []),
+            }
+        )
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
     path = Path(args.scan)
-    if args.picture and not args.picture.lower().endswith(".png"):
-        raise ValueError(f"--picture writes PNG; {Path(args.picture).name} ends otherwise")
-    if (path / "manifest.json").is_file():
+    if _is_prepared_set(path):
         return _inspect_set(path, args)
     if not args.verbose:  # findings are printed below, once
         logging.getLogger("ct_video_hf.dicom").setLevel(logging.ERROR)
@@ -69,16 +97,12 @@ def run(args: argparse.Namespace) -> int:
     except CTReadError as error:
         if not args.json:
             _print_findings(error.findings)
-            raise
-        _print_json(
-            {
-                "error": str(error),
-                "code": error.code,
-                "policy": args.policy,
-                "findings": error.findings,
-            }
-        )
-        return 1
+        raise
+
+
+def _is_prepared_set(path: Path) -> bool:
+    """Whether a folder holds a set; a manifest.json may lie beside DICOM files as well."""
+    return (path / "manifest.json").is_file() and (path / "studies").is_dir()
 
 
 def _inspect_scan(path: Path, args: argparse.Namespace) -> int:

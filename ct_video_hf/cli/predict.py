@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.epilog = _EPILOG
     parser.add_argument("model", metavar="MODEL", help="model folder or Hub id (user/model)")
-    parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="scan, or folder of")
+    parser.add_argument(
+        "paths", metavar="PATH", nargs="+", type=Path, help="a scan, or a folder of studies"
+    )
     parser.add_argument("--out", type=Path, metavar="CSV", help="write one row a study")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write one PNG a study")
@@ -69,11 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict; 0 when every study could be read, 1 otherwise."""
-    from tqdm.auto import tqdm
-
-    from ..inference import find_studies, pipeline, prediction_row, write_predictions
+    from ..files import check_writable
+    from ..inference import find_studies, pipeline, write_predictions
 
     studies = find_studies(args.paths)
+    for folder in (args.out and args.out.parent, args.pictures):
+        if folder is not None:
+            check_writable(folder)
     predict = pipeline(
         args.model,
         revision=args.revision,
@@ -84,27 +88,50 @@ def run(args: argparse.Namespace) -> int:
         stride=args.stride,
         label=args.label,
     )
-    answers, rows, failed = [], [], 0
+    answers, rows = [], []
     outcomes = predict.predict_many(
         [study.path for study in studies],
         include_ids=args.include_ids,
         progress=not args.quiet,
         keep_volumes=args.pictures is not None,
     )
-    for study, outcome in zip(studies, outcomes, strict=True):
-        rows.append(prediction_row(study.name, outcome.result, outcome.error))
-        if outcome.error is not None:
-            failed += 1
-            answers.append({"study": study.name, "error": str(outcome.error)})
-            tqdm.write(f"{study.name}: error: {outcome.error}", file=sys.stderr)
-            continue
-        answers.append({"study": study.name, **outcome.result})
-        if args.pictures is not None:
-            _picture(args.pictures, study.name, outcome)
+    try:
+        for study, outcome in zip(studies, outcomes, strict=True):
+            _take(args, study.name, outcome, answers, rows)
+    except KeyboardInterrupt:
+        return _stopped(args, rows, len(studies))
     if args.out is not None:
         write_predictions(rows, args.out)
     _answer(args, answers, rows)
-    return 1 if failed else 0
+    return 1 if any("error" in answer for answer in answers) else 0
+
+
+def _take(args: argparse.Namespace, name: str, outcome: Any, answers: list, rows: list) -> None:
+    """Add a study's outcome to the answers and the table, and draw its picture."""
+    from tqdm.auto import tqdm
+
+    from ..inference import prediction_row
+
+    rows.append(prediction_row(name, outcome.result, outcome.error))
+    if outcome.error is not None:
+        answers.append({"study": name, "error": str(outcome.error)})
+        tqdm.write(f"{name}: error: {outcome.error}", file=sys.stderr)
+        return
+    answers.append({"study": name, **outcome.result})
+    if args.pictures is not None:
+        _picture(args.pictures, name, outcome)
+
+
+def _stopped(args: argparse.Namespace, rows: list[dict[str, Any]], wanted: int) -> int:
+    """Keep what is finished under another name, so that nobody takes it for the whole."""
+    from ..inference import write_predictions
+
+    kept = ""
+    if args.out is not None and rows:
+        partial = args.out.with_name(f"{args.out.stem}.partial.csv")
+        kept = f"; they are in {write_predictions(rows, partial)}"
+    print(f"stopped after {len(rows)} of {wanted} studies{kept}", file=sys.stderr)
+    return 130
 
 
 def _picture(folder: Path, name: str, outcome: Any) -> None:
@@ -117,10 +144,7 @@ def _answer(
     args: argparse.Namespace, answers: list[dict[str, Any]], rows: list[dict[str, Any]]
 ) -> None:
     if args.json:
-        if len(answers) > 1:
-            print(json.dumps({"studies": answers}, indent=2))
-        elif "error" not in answers[0]:
-            print(json.dumps(answers[0], indent=2))
+        print(json.dumps(answers[0] if len(answers) == 1 else {"studies": answers}, indent=2))
         return
     for answer, row in zip(answers, rows, strict=True):
         if "error" in answer:
@@ -132,5 +156,5 @@ def _answer(
     if args.pictures is not None:
         print(f"pictures: {args.pictures}")
     scored = [answer for answer in answers if "error" not in answer]
-    rule = f"Study score: {scored[0]['aggregation']}. " if scored else ""
-    print(f"{rule}Not calibrated. Not for clinical use.")
+    if scored:
+        print(f"Study score: {scored[0]['aggregation']}. Not calibrated. Not for clinical use.")

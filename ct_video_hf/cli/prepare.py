@@ -39,7 +39,6 @@ Not for clinical use.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``prepare``."""
     parser.epilog = _EPILOG
-    parser.set_defaults(wrong_use=parser.error)
     parser.add_argument("name", choices=NAMES, help="where the scans come from")
     parser.add_argument("--out", type=Path, required=True, help="folder of the prepared set")
     parser.add_argument(

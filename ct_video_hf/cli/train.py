@@ -57,6 +57,7 @@ def _for_argparse(words: list[str]) -> list[str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the curated options; what else is said is kept for ``TrainingArguments``."""
+    parser.usage = "%(prog)s --data SET --output DIR [options]"  # all of them fill a screen
     parser.allow_abbrev = False  # --eval would be taken for --eval-batch-size
     parser.epilog = _EPILOG
     add_options(parser)
@@ -66,7 +67,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", action="store_true", help="print the metrics as JSON on stdout")
     group.add_argument("--help-all", nargs=0, action=_HelpAll, help="all options there are")
 
-    parser.set_defaults(wrong_use=parser.error)
     parse_known = parser.parse_known_args
 
     def parse_known_and_keep(args=None, namespace=None):
@@ -105,6 +105,10 @@ def run(args: argparse.Namespace) -> int:
         )
     except OptionError as error:
         args.wrong_use(str(error))
+    except KeyboardInterrupt:
+        words = "stopped; the same command with --resume goes on from the last whole checkpoint"
+        print(words, file=sys.stderr)
+        return 130
     if not PartialState().is_main_process:
         return 0
     if args.json:

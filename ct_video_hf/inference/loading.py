@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CTVideoError
+from ..progress import no_transformers_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -222,13 +223,14 @@ def _load_network(path: Path, name: str) -> PreTrainedModel:
             "not read; convert them with save_pretrained."
         )
     try:
-        model, info = AutoModelForVideoClassification.from_pretrained(
-            path,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
+        with no_transformers_bars():
+            model, info = AutoModelForVideoClassification.from_pretrained(
+                path,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                dtype=torch.float32,
+            )
     except SafetensorError as error:
         raise ModelLoadError(
             f"The weights of {name} are damaged ({error}). Fetch or copy them again."

@@ -123,7 +123,9 @@ _ALL = (
            required=True),
     Option("output", _WHAT, "folder for the finished model; created, must not hold another run",
            metavar="DIR", required=True),
-    Option("backbone", _WHAT, "name in the model registry", default="slow_r50", metavar="NAME"),
+    Option("backbone", _WHAT, "network: slow_r50, x3d_s, x3d_m, slowfast_r50, r3d_18, mc3_18, "
+           "r2plus1d_18, slow_tiny, ...; a wrong name lists all", default="slow_r50",
+           metavar="NAME"),
     Option("weights", _WHAT, "none, kinetics, or the path of a checkpoint or model folder",
            default="none", metavar="W"),
     Option("preset", _WHAT, "starting values: what a practitioner does today, or the paper's",

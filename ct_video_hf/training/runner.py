@@ -28,6 +28,7 @@ from .arguments import CTTrainingArguments, build_arguments
 from .callbacks import LOG_NAME
 from .checkpoints import discard_partial, last_complete, remove_all
 from .inputs import build_processor, clip_dataset, model_overrides, plane_size
+from .memory import keep_freed_memory
 from .options import read_config, resolve
 from .record import hardware, public_command, public_value, versions
 from .trainer import CTTrainer, freeze_backbone
@@ -128,6 +129,8 @@ def run(
         eval_dataset=parts.get("validation"),
         processing_class=processor,
     )
+    if args.device.type == "cpu":
+        keep_freed_memory()
     checkpoint = last_complete(output) if options["resume"] else None
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -154,7 +157,7 @@ def _claim_output(output: Path, options: dict, extras: dict) -> RunResult | None
             _same_options(_read(options_file), json.loads(json.dumps(said)))
             if state.is_main_process:
                 discard_partial(output)
-        elif state.is_main_process and output.exists() and any(output.iterdir()):
+        elif state.is_main_process and _is_used(output):
             raise CTVideoError(
                 f"the output folder {output.name} is not empty; choose another one"
                 + (", or --resume to go on with its run" if options_file.is_file() else "")
@@ -162,6 +165,11 @@ def _claim_output(output: Path, options: dict, extras: dict) -> RunResult | None
         if state.is_main_process:
             write_json(said, options_file)
     return None
+
+
+def _is_used(output: Path) -> bool:
+    """Whether a folder holds more than the options of a run that failed before its first step."""
+    return output.exists() and any(path.name != _OPTIONS_NAME for path in output.iterdir())
 
 
 def _read(path: Path) -> dict:

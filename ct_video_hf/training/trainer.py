@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -13,12 +11,12 @@ import torch
 from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
-from transformers.utils import logging as hf_logging
 
 from ..errors import CTVideoError
 from ..evaluation import point_metrics
 from ..evaluation.metrics import log_loss
 from ..evaluation.tables import clip_table, predictions_from
+from ..progress import no_transformers_bars
 from .arguments import CTTrainingArguments
 from .callbacks import CodeWithPushes, ProgressOnStderr, StopStaysStopped, TrainingLog
 from .checkpoints import mark_complete
@@ -251,7 +249,7 @@ class CTTrainer(Trainer):
     # ---- saving ----------------------------------------------------------------------------------
 
     def _save(self, output_dir=None, state_dict=None) -> None:
-        with _no_progress_bars():  # one a shard and checkpoint, for files written in an instant
+        with no_transformers_bars():
             super()._save(output_dir, state_dict)
         if self.args.should_save:
             # A pickle of this machine's paths, which nothing here reads.
@@ -276,17 +274,6 @@ class CTTrainer(Trainer):
             save_total_limit=limit,
             best_model_checkpoint=self.state.best_model_checkpoint,
         )
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()
 
 
 def _to_channels_last(model: nn.Module) -> None:

@@ -126,12 +126,42 @@ def test_plain_words_and_progress(model, studies, capsys):
 
 def test_failures_keep_stdout_clean(model, studies, tmp_path, capsys):
     assert predict(model, studies / "e", "--json") == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer.keys() == {"study", "error"}
+    assert predict(model, studies / "e") == 1
     assert capsys.readouterr().out == ""
     assert predict(model, tmp_path / "nothing") == 1
     assert predict(tmp_path / "no-model", studies / "a") == 1
     error = capsys.readouterr().err
     assert "nothing" in error
     assert "Traceback" not in error
+
+
+def test_what_is_finished_when_stopped_is_kept_under_another_name(
+    model, studies, tmp_path, monkeypatch, capsys
+):
+    from ct_video_hf.cli import predict as command
+
+    def stop_at_the_second(args, name, outcome, answers, rows, take=command._take):
+        if rows:
+            raise KeyboardInterrupt
+        take(args, name, outcome, answers, rows)
+
+    monkeypatch.setattr(command, "_take", stop_at_the_second)
+    assert predict(model, studies, "--out", tmp_path / "t.csv", "--quiet") == 130
+    assert "stopped after 1 of 5 studies" in capsys.readouterr().err
+    assert not (tmp_path / "t.csv").exists()
+    with (tmp_path / "t.partial.csv").open(newline="") as file:
+        assert [row["study"] for row in csv.DictReader(file)] == ["a"]
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_work(model, studies, tmp_path, capsys):
+    (tmp_path / "file").write_text("no folder")
+    for option in ("--out", "--pictures"):
+        assert predict(model, studies / "a", option, tmp_path / "file" / "x.csv") == 1
+        captured = capsys.readouterr()
+        assert "nothing can be written to the folder" in captured.err
+        assert captured.out == ""
 
 
 @pytest.mark.parametrize("option", [["--policy", "lenient"], ["--stride", "0"], ["--batch", "x"]])

@@ -180,7 +180,7 @@ def test_early_stopping_ends_the_run(clip_set, tmp_path):
 
 LONG = {"epochs": 4, "save_steps": 5, "save_strategy": "steps", "eval_steps": 5,
         "eval_strategy": "steps", "logging_strategy": "steps", "logging_steps": 5,
-        "early_stopping": 0}  # fmt: skip
+        "early_stopping": 0, "test_split": "none"}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -228,3 +228,11 @@ def test_a_resumed_run_keeps_its_options(clip_set, tmp_path):
         run(data=str(clip_set), output=str(out), test_split="nowhere", **OPTIONS)
     with pytest.raises(CTVideoError, match=r"these have changed: lr .* test_split 'nowhere'"):
         run(data=str(clip_set), output=str(out), resume=True, **(OPTIONS | {"lr": 1.0}))
+
+
+def test_a_run_that_failed_before_its_first_step_does_not_block_the_folder(clip_set, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(CTVideoError, match="neither the folder of a prepared set"):
+        run(data=str(tmp_path / "misspelt"), output=str(out), **OPTIONS)
+    result = run(data=str(clip_set), output=str(out), **(OPTIONS | {"epochs": 1}))
+    assert result.config["epochs_run"] == 1
