@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..errors import CTVideoError
 from ..files import replacing
+from .aggregation import describe_aggregation
 from .bootstrap import bootstrap_intervals, draw_counts
 from .metrics import auroc, roc_curve
 from .predictions import aggregate
@@ -119,7 +120,8 @@ def plot_roc(
         loc="lower right", fontsize=7.5, frameon=True, framealpha=0.9, edgecolor="none",
         title="AUROC [95 % interval]", title_fontsize=7.5,
     )  # fmt: skip
-    axes.set_title(f"ROC, {_split(table)}, study score: {aggregation} over clips", fontsize=9)
+    rule = describe_aggregation(aggregation, top_k)
+    axes.set_title(f"ROC, {_split(table)}, study score: {rule}", fontsize=9)
     return _save(figure, path)
 
 
@@ -138,7 +140,7 @@ def plot_scores(
     """Study scores of negatives and positives, every study a dot, with the quartiles."""
     studies = aggregate(table, aggregation, top_k=top_k, label_from=label_from)
     figure = _figure(4.6, 2.8)
-    axes = _axes(figure, f"Study score ({aggregation} over clips)", "")
+    axes = _axes(figure, f"Study score ({describe_aggregation(aggregation, top_k)})", "")
     rng = np.random.default_rng(0)  # spreads the dots, nothing else
     names = []
     groups = ((0, "negative", _BLUE, "o"), (1, "positive", _ORANGE, "^"))

@@ -353,7 +353,9 @@ def _eval_results(facts: ModelCardFacts) -> list[Any]:
             metric_name=metric,
             metric_value=round(entry["value"], 4),
             metric_args={
-                key: entry[key] for key in ("low", "high", "n", "positives") if key in entry
+                key: round(entry[key], 4) if isinstance(entry[key], float) else entry[key]
+                for key in ("low", "high", "n", "positives")
+                if key in entry
             },
         )
         for metric, entry in facts.metrics.items()

@@ -52,7 +52,7 @@ def model_rows(
     config: dict[str, Any], training: dict[str, Any], labels: list[str]
 ) -> list[tuple[str, str]]:
     """Network, size and input."""
-    parameters = training.get("parameters")
+    parameters, side = training.get("parameters"), _plain(config.get("image_size"))
     binary = config.get("problem_type") != "single_label_classification"
     outputs = "one logit a label, sigmoid" if binary else "one logit a class, softmax"
     return [
@@ -61,9 +61,8 @@ def model_rows(
         ("parameters", f"{parameters:,}" if parameters else NOT_STATED),
         (
             "input",
-            "`pixel_values` (batch, "
-            f"{_plain(config.get('num_frames'))} slices, {_plain(config.get('num_channels'))} "
-            f"channels, {_plain(config.get('image_size'))}, {_plain(config.get('image_size'))})",
+            f"`pixel_values` (batch, slices: {_plain(config.get('num_frames'))}, channels: "
+            f"{_plain(config.get('num_channels'))}, {side}, {side})",
         ),
         ("output", f"{outputs}: {_plain(labels)}"),
     ]

@@ -238,45 +238,54 @@ def test_trainer_sees_only_logits(name):
 
 OUTSIDE = """
 import json, sys
+from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoVideoProcessor
 
-folder, clip_file = sys.argv[1:]
-model = AutoModelForVideoClassification.from_pretrained(folder, trust_remote_code=True)
-backbone = AutoModel.from_pretrained(folder, trust_remote_code=True)
-config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
-processor = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=True)
-clip = torch.load(clip_file, weights_only=True)
-with torch.no_grad():
-    logits, pooled = model(clip).logits, backbone(clip).pooler_output
-torch.save({"logits": logits, "pooled": pooled}, "out.pt")
-model.save_pretrained(folder + "/again")
-print(json.dumps({"training": model.training, "module": type(model).__module__,
-                  "num_frames": config.num_frames, "processor": processor.to_dict()}))
+for folder in map(Path, sys.argv[1:]):
+    model = AutoModelForVideoClassification.from_pretrained(folder, trust_remote_code=True)
+    backbone = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    processor = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=True)
+    clip = torch.load(folder.with_suffix(".clip"), weights_only=True)
+    with torch.no_grad():
+        logits, pooled = model(clip).logits, backbone(clip).pooler_output
+    torch.save({"logits": logits, "pooled": pooled}, folder.with_suffix(".out"))
+    model.save_pretrained(folder / "again")
+    said = {"training": model.training, "module": type(model).__module__,
+            "num_frames": config.num_frames, "processor": processor.to_dict()}
+    folder.with_suffix(".json").write_text(json.dumps(said))
 """
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory):
+    """A model of each family, and what a process without the package made of it."""
+    root, models = tmp_path_factory.mktemp("outside"), {}
+    for name in FAMILIES.values():
+        models[name] = tiny_model(name, num_labels=2)
+        models[name].save_pretrained(root / name)
+        processor_for(name).save_pretrained(root / name)
+        torch.save(tiny_clip(name, model=models[name]), root / f"{name}.clip")
+    run_as_stranger(OUTSIDE, *(root / name for name in models), folder=root)
+    return root, models
 
 
 @every_family
 @pytest.mark.slow
-def test_the_folder_loads_where_the_package_is_not_installed(name, tmp_path):
-    model = tiny_model(name, num_labels=2)
-    folder = tmp_path / "model"
-    model.save_pretrained(folder)
-    processor = processor_for(name)
-    processor.save_pretrained(folder)
-    clip = tiny_clip(name, model=model)
-    torch.save(clip, tmp_path / "clip.pt")
-    shown = run_as_stranger(OUTSIDE, folder, tmp_path / "clip.pt", folder=tmp_path)
-    said = json.loads(shown.strip().splitlines()[-1])
+def test_the_folder_loads_where_the_package_is_not_installed(name, outside):
+    root, models = outside
+    said = json.loads((root / f"{name}.json").read_text())
     assert said["training"] is False
     assert said["module"].startswith("transformers_modules")
-    assert said["num_frames"] == model.config.num_frames
-    assert said["processor"]["windows"] == processor.windows
-    result = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert said["num_frames"] == models[name].config.num_frames
+    assert said["processor"]["windows"] == processor_for(name).windows
+    result = torch.load(root / f"{name}.out", weights_only=True)
     with torch.no_grad():
-        expected = model(clip)
+        expected = models[name](torch.load(root / f"{name}.clip", weights_only=True))
     assert torch.equal(result["logits"], expected.logits)
     assert torch.equal(result["pooled"], expected.pooler_output)
-    code = {path.name for path in folder.glob("*.py")}
-    assert {path.name for path in (folder / "again").glob("*.py")} <= code
-    assert "base.py" in {path.name for path in (folder / "again").glob("*.py")}
+    code = {path.name for path in (root / name).glob("*.py")}
+    again = {path.name for path in (root / name / "again").glob("*.py")}
+    assert again <= code
+    assert "base.py" in again
