@@ -118,7 +118,9 @@ def _correct_sign(pixels: np.ndarray, stream: Codestream, frame: Frame, codec: s
     if pixels.dtype.kind == "i":
         return pixels.astype(f"i{frame.bits_allocated // 8}", copy=False).view(allocated)
     pixels = pixels.astype(allocated, copy=False)
-    spare = frame.bits_allocated - min(stream.precision, (frame.high_bit or frame.bits_stored - 1) + 1)
+    spare = frame.bits_allocated - min(
+        stream.precision, (frame.high_bit or frame.bits_stored - 1) + 1
+    )
     if frame.signed and codec in ("jpeg-2000", "htj2k", "jpeg-ls") and spare:
         signed = pixels.view(f"i{frame.bits_allocated // 8}")
         return np.right_shift(np.left_shift(signed, spare), spare).view(allocated)

@@ -111,6 +111,7 @@ class Collector:
     def __init__(self, policy: Policy) -> None:
         self.policy: Policy = policy
         self.findings: list[Finding] = []
+        self._beyond_policy: set[int] = set()  # ids of findings that no policy accepts
 
     def add(
         self,
@@ -134,6 +135,8 @@ class Collector:
             found_mm=_rounded(found_mm),
         )
         self.findings.append(finding)
+        if severity == "error":
+            self._beyond_policy.add(id(finding))
         if finding.severity == "warning":
             logger.warning("%s: %s", code, message)
         else:
@@ -158,7 +161,9 @@ class Collector:
         if len(errors) > 1:
             others = sorted({finding.code for finding in errors[1:]})
             message += f" ({len(errors) - 1} more: {', '.join(others)})"
-        if self.policy == "strict" and RULES[errors[0].code].warn != "error":
+        told = errors[0]
+        accepted = RULES[told.code].warn != "error" and id(told) not in self._beyond_policy
+        if self.policy == "strict" and accepted:
             message += (
                 ". Policy 'warn' goes on where that still makes a volume, 'repair' mends what "
                 "geometry can mend"

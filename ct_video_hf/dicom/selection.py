@@ -74,10 +74,14 @@ def _images(count: int) -> str:
 
 
 def _with_geometry(frames: list[Frame], collector: Collector) -> list[Frame]:
-    for code, attribute, usable in (
-        ("no_position", "ImagePositionPatient", _has_position),
-        ("no_orientation", "ImageOrientationPatient", _has_orientation),
-        ("no_pixel_spacing", "PixelSpacing", _has_spacing),
+    order = (
+        "the order and the distances of slices are not known, and neither instance numbers nor "
+        "file names replace it"
+    )
+    for code, attribute, usable, unknown in (
+        ("no_position", "ImagePositionPatient", _has_position, order),
+        ("no_orientation", "ImageOrientationPatient", _has_orientation, order),
+        ("no_pixel_spacing", "PixelSpacing", _has_spacing, "no length within a plane is known"),
     ):
         lacking = [frame for frame in frames if not usable(frame)]
         if not lacking:
@@ -87,8 +91,7 @@ def _with_geometry(frames: list[Frame], collector: Collector) -> list[Frame]:
             collector.fail(
                 code,
                 f"{attribute} is missing or unusable in all {len(frames)} images "
-                f"({name_files(names)}); without it the order and the distances of slices are not "
-                f"known, and neither instance numbers nor file names replace it",
+                f"({name_files(names)}); without it {unknown}",
                 names,
             )
         collector.add(
@@ -269,7 +272,10 @@ def _one_at_each_position(
 
 
 def _uniform(places: list[tuple[float, list[Frame]]]) -> bool:
-    return len(places) < 3 or fit_spacing(np.array([along for along, _ in places])).uniform
+    if len(places) < 3:
+        return True
+    fit = fit_spacing(np.array([along for along, _ in places]))
+    return fit.uniform and not fit.tenths  # what looks rounded may be two acquisitions in turn
 
 
 def _drop_copies(

@@ -213,10 +213,11 @@ def choose_series(
     rivals = [group for group in groups if group.tier == chosen.tier]
     _refuse_several_studies(rivals, collector)
     if chosen.tier == 1 and len(rivals) > 1:
-        collector.add(
-            "several_series",
-            f"{len(rivals)} series of one axial slice each; if they belong together, their Series "
-            f"Instance UIDs were lost",
+        collector.fail(
+            "single_slice",
+            f"{len(rivals)} series of one axial slice each, and one slice is no volume; if they "
+            f"belong together, their Series Instance UIDs were lost: write one and the same into "
+            f"all, or none",
             [frame.label for group in rivals for frame in group.frames],
         )
     if chosen.tier != 0:

@@ -63,6 +63,38 @@ def test_rounded_headers_are_uniform(step, decimals):
     assert stack.affine_error_mm <= 0.1
 
 
+@pytest.mark.parametrize("step", [0.625, 1.25])
+def test_tenths_of_slightly_turned_planes_are_uniform(step):
+    """Noise in the cosines moves every projection off the tenths that the header holds."""
+    noisy = (0.999999, 1e-6, -3e-6, -1e-6, 0.999999, 2e-6)
+    collector = Collector("strict")
+    stack = build_stack(
+        make_stack(np.round(-200 + step * np.arange(60), 1), orientation=noisy), collector
+    )
+    assert stack.fit.tenths
+    assert not codes(collector) & {"uneven_spacing", "missing_slice"}
+
+
+@pytest.mark.parametrize("step", [0.625, 0.75, 1.25])
+def test_a_slice_missing_from_rounded_positions(step):
+    """The gap is found, and nothing else: rounding does not make the rest uneven."""
+    z = np.delete(np.round(-200 + step * np.arange(60), 1), [12, 40])
+    collector = Collector("warn")
+    stack = build_stack(make_stack(z), collector)
+    assert [f.code for f in collector.findings].count("missing_slice") == 2
+    assert "uneven_spacing" not in codes(collector)
+    assert abs(stack.fit.step - step) < 2e-3
+    assert stack.fit.index[-1] == 59
+
+
+def test_a_slice_off_by_a_tenth_is_not_rounding():
+    z = np.round(-200 + 2.5 * np.arange(30), 1)
+    z[12] += 0.1
+    with pytest.raises(CTReadError) as caught:
+        build_stack(make_stack(z), Collector("strict"))
+    assert caught.value.code == "uneven_spacing"
+
+
 @pytest.mark.parametrize(
     ("orientation", "down", "across"),
     [

@@ -184,8 +184,10 @@ def test_one_series_uid_in_two_studies_is_two_series():
 
 def test_a_series_uid_for_every_file_is_told():
     frames = [replace(f, series_instance_uid=f"1.{place}") for place, f in enumerate(volume())]
-    _, collector = choose(frames)
-    assert "UIDs were lost" in collector.findings[0].message
+    with pytest.raises(CTReadError, match="UIDs were lost") as caught:
+        choose(frames)
+    assert caught.value.code == "single_slice"
+    assert "Policy 'warn'" not in str(caught.value)  # no policy makes a volume of that
 
 
 def test_the_list_marks_the_choice_and_hides_uids():
@@ -322,6 +324,17 @@ def test_the_larger_acquisition_is_kept():
     frames = volume(acquisition_number=1, count=6) + volume(prefix="t", acquisition_number=2)
     kept, _ = select(frames, "repair", differ)
     assert {frame.source.name[0] for frame in kept} == {"t"}
+
+
+def test_acquisitions_in_turn_are_not_rounding():
+    """1.2 and 1.3 mm in turn: what 1.25 mm looks like in tenths, were it one acquisition."""
+    first = make_stack(2.5 * np.arange(12), acquisition_number=1)
+    second = make_stack(1.2 + 2.5 * np.arange(12), prefix="t", acquisition_number=2)
+    kept, collector = select(first + second, "warn")
+    assert len(kept) == 12
+    assert codes(collector) == {"several_acquisitions": "warning"}
+    one = [replace(frame, acquisition_number=1) for frame in first + second]
+    assert len(select(one)[0]) == 24
 
 
 def test_acquisitions_interleaved_without_a_tie():
