@@ -203,7 +203,10 @@ def _layout(syntax: str | None, data: bytes, start: int, name: str) -> Layout:
                 f"{name} names no transfer syntax and none can be guessed", code="bad_header"
             )
         return layout
-    return Layout(syntax == uids.IMPLICIT_LITTLE, ">" if syntax == uids.BIG_ENDIAN else "<")
+    if syntax == uids.IMPLICIT_LITTLE:  # some writers announce it above explicit elements
+        vr = data[start + 4 : start + 6]
+        return Layout(not (vr.isalpha() and vr.isupper()), "<")
+    return Layout(False, ">" if syntax == uids.BIG_ENDIAN else "<")
 
 
 def _guess_layout(data: bytes, start: int) -> Layout | None:

@@ -79,8 +79,11 @@ def read_ct(
     """
     check_policy(policy)
     path = _as_path(path)
-    if in_plane is not None and in_plane < 1:
-        raise CTReadError(f"in_plane must be at least 1, got {in_plane}", code="bad_in_plane")
+    if in_plane is not None and not (isinstance(in_plane, int | np.integer) and in_plane > 0):
+        raise CTReadError(
+            f"in_plane must be a whole number of pixels, at least 1, got {in_plane!r}",
+            code="bad_in_plane",
+        )
     limits = limits or Limits()
     if is_nifti(path):
         if series is not None:
@@ -122,13 +125,19 @@ def find_series(path: str | os.PathLike[str], limits: Limits | None = None) -> l
 
 
 def _as_path(path: str | os.PathLike[str]) -> Path:
-    if not isinstance(path, str | os.PathLike):
+    if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
         raise CTReadError(
             f"read_ct takes a path, got {type(path).__name__}; arrays carry no geometry, so write "
             f"them as NIfTI or build a CTVolume",
             code="bad_path",
         )
-    return Path(path)
+    if not os.fspath(path):
+        raise CTReadError("the path is empty; name a folder or a file", code="bad_path")
+    path = Path(path)
+    try:
+        return path if path.exists() else path.expanduser()
+    except (OSError, RuntimeError):  # told where it is opened
+        return path
 
 
 # --- files to frames --------------------------------------------------------------------------

@@ -57,7 +57,7 @@ _SIGNATURES = [
     (b"II*\0", "a TIFF picture"),
     (b"MM\0*", "a TIFF picture"),
     (b"%PDF", "a PDF document"),
-    (b"\x1f\x8b", "gzip data (a NIfTI file is named .nii.gz)"),
+    (b"\x1f\x8b", "gzip data (NIfTI is read when named .nii.gz; unpack anything else)"),
     (b"PK\x03\x04", "a zip archive (read when it is named itself, not inside another)"),
     (b"7z\xbc\xaf", "a 7z archive"),
     (b"Rar!", "a RAR archive"),

@@ -216,6 +216,9 @@ def _folder_sources(root: Path, where: str, limits: Limits) -> list[Source]:
             continue
         try:
             status = entry.stat()
+        except FileNotFoundError:  # a link to nowhere: reading it says so, as of a damaged file
+            found.append(FileSource(entry.path, 0))
+            continue
         except OSError as error:
             raise _os_error(error, entry.name) from error
         if not stat.S_ISREG(status.st_mode):
@@ -290,7 +293,9 @@ def _nothing(where: str, passed: Counter[str]) -> CTReadError:
         return CTReadError(f"{where} is empty: there is no file in it", code="empty_folder")
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(passed.items()))
     advice = "name the folder, zip or file that holds the DICOM images"
-    if any(kind in passed for kind in ("*.zip", "*.nii", "*.gz")):
+    if "*.gz" in passed:
+        advice = "a NIfTI file (.nii.gz) is read when it is named itself; unpack any other .gz"
+    elif any(kind in passed for kind in ("*.zip", "*.nii")):
         advice = "a zip archive or a NIfTI file is read when it is named itself"
     return CTReadError(f"no DICOM file in {where}, only {kinds}; {advice}", code="no_dicom")
 

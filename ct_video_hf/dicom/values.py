@@ -77,7 +77,8 @@ class Values:
         found = self.raw(tag)
         if found is None:
             return ()
-        return _numbers(found[0] or _IMPLICIT.get(tag, ""), self._order, found[1])
+        vr = found[0] if found[0] not in ("", "UN") else _IMPLICIT.get(tag, "")
+        return _numbers(vr, self._order, found[1])
 
     def number(self, tag: int) -> float | None:
         """The first value, None when there is none or it is not a number."""

@@ -15,6 +15,7 @@ from ct_video_hf.dicom import syntax as uids
 from ct_video_hf.dicom.errors import CTReadError
 from ct_video_hf.dicom.headers import read_frames
 from ct_video_hf.dicom.limits import Limits
+from ct_video_hf.dicom.pixels import read_plane
 from ct_video_hf.dicom.sources import FileSource, open_sources
 from ct_video_hf.dicom.write import write_series
 from ct_video_hf.dicom.write_enhanced import write_enhanced
@@ -262,6 +263,23 @@ def test_explicit_file_that_is_implicit_inside(tmp_path):
 # --- dirty values -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("written", [uids.EXPLICIT_LITTLE, uids.IMPLICIT_LITTLE])
+def test_a_meta_header_that_names_the_other_layout(tmp_path, written):
+    truth = one_file(tmp_path / "a", transfer_syntax=written)
+    other = {uids.EXPLICIT_LITTLE: uids.IMPLICIT_LITTLE}.get(written, uids.EXPLICIT_LITTLE)
+    named = one_file(tmp_path / "b", transfer_syntax=other)
+
+    def cut(path):
+        data = path.read_bytes()
+        return 144 + int.from_bytes(data[140:144], "little")
+
+    mixed = tmp_path / "mixed.dcm"
+    mixed.write_bytes(named.read_bytes()[: cut(named)] + truth.read_bytes()[cut(truth) :])
+    (found,), (expected,) = read_frames(source_of(mixed)), read_frames(source_of(truth))
+    assert found.position == expected.position
+    np.testing.assert_array_equal(read_plane(found), read_plane(expected))
+
+
 @pytest.mark.parametrize(
     ("extra", "field", "expected"),
     [
@@ -278,6 +296,8 @@ def test_explicit_file_that_is_implicit_inside(tmp_path):
         ({"ImagePositionPatient": None}, "position", None),
         ({(0x0028, 0x0010, "UL"): 8}, "rows", 8),
         ({(0x0028, 0x0010, "IS"): "8"}, "rows", 8),
+        ({(0x0028, 0x0010, "UN"): b"\x08\0"}, "rows", 8),
+        ({(0x0028, 0x0103, "UN"): b"\x01\0"}, "signed", True),
         ({(0x0028, 0x0120, "US"): 63536}, "padding_value", -2000),
         ({(0x0028, 0x0120, "SS"): -2000}, "padding_value", -2000),
         ({(0x0028, 0x0120, "IS"): "-2000"}, "padding_value", -2000),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import zipfile
 
@@ -507,6 +508,27 @@ def test_arrays_and_unknown_words_are_refused(tmp_path, hu):
     expect("bad_path", hu)
     expect("bad_policy", tmp_path, "lenient")
     expect("bad_in_plane", tmp_path, in_plane=0)
+    expect("bad_in_plane", tmp_path, in_plane=2.5)
+    expect("bad_path", "")
+    expect("bad_path", b"scan")
+
+
+def test_a_home_folder_is_found(tmp_path, hu, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    write_series(hu, tmp_path / "scan")
+    np.testing.assert_array_equal(read_ct("~/scan").hu, hu)
+    assert "nowhere" in str(expect("path_not_found", "~/nowhere"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_a_link_to_nowhere_is_a_damaged_file(tmp_path, hu):
+    write_series(hu, tmp_path)
+    (tmp_path / "broken.dcm").symlink_to(tmp_path / "gone" / "broken.dcm")
+    expect("unreadable_file", tmp_path)
+    volume = read_ct(tmp_path, "warn")
+    np.testing.assert_array_equal(volume.hu, hu)
+    assert codes(volume) == {"unreadable_file": "warning"}
 
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8
