@@ -49,7 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list-series", action="store_true", help="list the series and stop")
     parser.add_argument(
-        "--picture", metavar="OUT.png", type=_png, help="write the three middle planes in a lung window"
+        "--picture",
+        metavar="OUT.png",
+        type=_png,
+        help="write the three middle planes in a lung window",
     )
 
 
@@ -93,7 +96,7 @@ def _run(args: argparse.Namespace) -> int:
     from ..dicom import CTReadError
 
     try:
-        return _list_series(path, args) if args.list_series else _inspect_scan(path, args)
+        return _list_series(args) if args.list_series else _inspect_scan(args)
     except CTReadError as error:
         if not args.json:
             _print_findings(error.findings)
@@ -105,11 +108,11 @@ def _is_prepared_set(path: Path) -> bool:
     return (path / "manifest.json").is_file() and (path / "studies").is_dir()
 
 
-def _inspect_scan(path: Path, args: argparse.Namespace) -> int:
+def _inspect_scan(args: argparse.Namespace) -> int:
     from ..dicom import read_ct
 
     volume = read_ct(
-        path,
+        args.scan,
         args.policy,
         series=args.series,
         progress=not (args.json or args.quiet) and sys.stderr.isatty(),
@@ -128,10 +131,10 @@ def _inspect_scan(path: Path, args: argparse.Namespace) -> int:
     return 0
 
 
-def _list_series(path: Path, args: argparse.Namespace) -> int:
+def _list_series(args: argparse.Namespace) -> int:
     from ..dicom import find_series
 
-    found = find_series(path)
+    found = find_series(args.scan)
     if args.json:
         _print_json({"series": [series.to_dict() for series in found]})
         return 0

@@ -132,9 +132,10 @@ def test_a_picture(scan, tmp_path, capfd):
     assert [file.name for file in tmp_path.iterdir()] == ["scan", "picture.png"] or len(
         list(tmp_path.iterdir())
     ) == 2
-    code, _, err = run(capfd, scan, "--picture", tmp_path / "picture.jpg")
-    assert code == 1
-    assert "PNG" in err
+    for wrong in ("picture.jpg", "no/such/folder/picture.png"):
+        with pytest.raises(SystemExit) as caught:
+            run(capfd, scan, "--picture", tmp_path / wrong)
+        assert caught.value.code == 2
 
 
 def test_a_picture_shows_the_right_way_up(scan):
@@ -152,6 +153,7 @@ def test_a_picture_shows_the_right_way_up(scan):
 def test_a_prepared_set_is_handed_on(tmp_path, capfd, monkeypatch):
     data = pytest.importorskip("ct_video_hf.data")
     (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "studies").mkdir()
     summary = {"train": {"studies": 3, "patients": 2}, "name": "set"}
     monkeypatch.setattr(data, "summarize_set", lambda path: summary, raising=False)
     code, out, _ = run(capfd, tmp_path, "--json")
@@ -159,3 +161,19 @@ def test_a_prepared_set_is_handed_on(tmp_path, capfd, monkeypatch):
     assert json.loads(out) == summary
     code, out, _ = run(capfd, tmp_path)
     assert "studies          3" in out
+
+
+def test_a_manifest_beside_dicom_files_is_no_prepared_set(scan, capfd):
+    (scan / "manifest.json").write_text("[]")
+    code, out, _ = run(capfd, scan, "--json")
+    assert code == 0
+    assert json.loads(out)["slices"] == 12
+
+
+def test_every_failure_is_json_when_asked(tmp_path, capfd):
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "studies").mkdir()
+    for path in (tmp_path, tmp_path / "nowhere", ""):
+        code, out, _ = run(capfd, path, "--json")
+        assert code == 1
+        assert json.loads(out)["error"]
