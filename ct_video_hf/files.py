@@ -29,11 +29,12 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         yield partial
         os.replace(partial, path)
     except OSError as error:
-        if error.filename == str(partial):
+        if str(error.filename) == str(partial):
             error.filename = str(path)
         raise
     finally:
-        partial.unlink(missing_ok=True)
+        if os.path.lexists(partial):
+            partial.unlink()
 
 
 def check_writable(folder: str | os.PathLike) -> None:
