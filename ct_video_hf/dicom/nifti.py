@@ -232,7 +232,7 @@ def _open(path: Path):
 
     if not path.name.lower().endswith(".gz"):
         return nibabel.load(path)
-    stream = gzip.open(path)
+    stream = gzip.open(path)  # noqa: SIM115 (closed by _check_end)
     try:
         size = int.from_bytes(stream.read(4), "little")
         stream.seek(0)

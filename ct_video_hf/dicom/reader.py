@@ -58,8 +58,8 @@ def read_ct(
         :mod:`ct_video_hf.dicom.series` chooses. DICOM only.
     in_plane : int, optional
         Fit every plane to ``in_plane`` x ``in_plane`` pixels while reading (padded to a square with
-        air, then area-averaged or linearly enlarged); affine and spacing follow, while the report keeps describing the
-        scan as it was before. The volume of full size is never in memory.
+        air, then area-averaged or linearly enlarged); affine and spacing follow, while the report
+        keeps describing the scan as it was before. The volume of full size is never in memory.
     workers : int, optional
         Threads that decode; chosen by the number of cores when None.
     limits : Limits, optional
