@@ -99,7 +99,7 @@ class Road:
                 *("train", "--data", self.out / "set", "--output", self.out / backbone),
                 *("--backbone", backbone, "--num-frames", 16, "--stride", 8, "--crop-size", 64),
                 *("--windows=-600,1500", "--epochs", self.args.epochs, "--batch-size", 16),
-                *("--lr", 0.005, "--seed", self.args.seed, "--resume"),
+                *("--lr", 0.005, "--channels-last", "true", "--seed", self.args.seed, "--resume"),
             )
 
     def predict(self) -> dict:

@@ -51,8 +51,8 @@ def shortcut_features(volume: np.ndarray, spacing: list[float]) -> dict[str, flo
         "largest bright area of a slice": float(bright_of_slices.max()),
         "range of bright area over slices": float(np.ptp(bright_of_slices)),
         "number of slices": float(len(volume)),
-        "slice spacing": float(spacing[0]),
-        "pixel spacing": float(spacing[1]),
+        "slice spacing": round(float(spacing[0]), 3),
+        "pixel spacing": round(float(spacing[1]), 3),
     }
 
 
