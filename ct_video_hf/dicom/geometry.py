@@ -13,7 +13,8 @@ position along the normal
     decimals, so this is ten times the usual rounding, and just above that to 0.01 mm; 1 % is below
     what any reconstruction resolves. Positions that are all written in whole tenths of a
     millimetre, while the spacing is not, have been rounded by up to 0.05 mm each: they are taken
-    as uniform (or as uniform with whole slices missing) when a straight line runs within 0.06 mm of every one.
+    as uniform (or as uniform with whole slices missing) when a straight line runs within 0.06 mm
+    of every one.
 position within the plane
     0.05 mm from a straight line through the stack (0.1 mm for positions in whole tenths).
 tilt

@@ -50,7 +50,8 @@ class GeometryReport:
     not depend on what the volume was read for. The grid of the volume itself is in ``CTVolume.hu``,
     ``affine`` and ``spacing``. ``orientation`` is that of the scanned planes ("axial"; NIfTI does
     not tell, so there it is that of the volume's). ``hu_min`` and ``hu_max`` are those of the whole
-    volume after padding was set to air and before any change of in-plane size. ``transfer_syntaxes`` are UIDs of PS3.6 A.
+    volume after padding was set to air and before any change of in-plane size.
+    ``transfer_syntaxes`` are UIDs of PS3.6 A.
     """
 
     slices: int
