@@ -29,7 +29,6 @@ from .callbacks import LOG_NAME
 from .checkpoints import discard_partial, last_complete, remove_all
 from .inputs import build_processor, clip_dataset, model_overrides, plane_size
 from .memory import keep_freed_memory
-from .memory import keep_freed_memory
 from .options import read_config, resolve
 from .record import hardware, public_command, public_value, versions
 from .trainer import CTTrainer, freeze_backbone
@@ -104,8 +103,6 @@ def run(
     if finished is not None:
         return finished
 
-    if args.device.type == "cpu":
-        keep_freed_memory()
     set_seed(options["seed"])
     model = create_model(options["backbone"], num_labels=1, **model_overrides(options))
     studies = _load_studies(options)
