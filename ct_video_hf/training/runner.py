@@ -129,6 +129,8 @@ def run(
         eval_dataset=parts.get("validation"),
         processing_class=processor,
     )
+    if args.device.type == "cpu":
+        keep_freed_memory()
     checkpoint = last_complete(output) if options["resume"] else None
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
