@@ -5,6 +5,8 @@ imagecodecs does the work: its decoders release the interpreter's lock, so threa
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from .codestream import Codestream, describe_codestream, has_end_marker
@@ -16,6 +18,7 @@ __all__ = ["check_decodable", "decode_frame"]
 
 #: A run of 128 equal bytes packs into two: no RLE frame expands further.
 _RLE_HEADER = 64
+_scratch = threading.local()
 
 
 def check_decodable(frame: Frame) -> None:
@@ -31,6 +34,8 @@ def check_decodable(frame: Frame) -> None:
 
 def decode_frame(data: bytes | memoryview, frame: Frame) -> np.ndarray:
     """Stored values of a compressed frame, before any sign or unused bit is put right.
+
+    They stay valid until this thread decodes its next frame.
 
     Returns
     -------
@@ -48,7 +53,7 @@ def decode_frame(data: bytes | memoryview, frame: Frame) -> np.ndarray:
     stream = describe_codestream(data, codec or "")
     _check_stream(stream, data, frame)
     try:
-        pixels = _decode(data, codec)
+        pixels = _decode(data, codec, stream)
     except NotImplementedError as error:
         raise CTReadError(
             f"{frame.label}: {describe_syntax(frame.transfer_syntax)}: {error}", code="no_decoder"
@@ -70,15 +75,27 @@ def decode_frame(data: bytes | memoryview, frame: Frame) -> np.ndarray:
     return _low_bits(pixels, frame) if stream.precision == (frame.high_bit or 0) + 1 else pixels
 
 
-def _decode(data: bytes | memoryview, codec: str | None) -> np.ndarray:
+def _decode(data: bytes | memoryview, codec: str | None, stream: Codestream | None) -> np.ndarray:
     import imagecodecs
 
-    if codec in ("jpeg", "jpeg-lossless"):
+    if codec == "jpeg-lossless":
+        return imagecodecs.jpeg8_decode(data, out=_scratch_for(stream))
+    if codec == "jpeg":
         return imagecodecs.jpeg8_decode(data)
     if codec == "jpeg-ls":
         return imagecodecs.jpegls_decode(data)
     # OpenJPEG for HTJ2K too: unlike OpenJPH it tells every error
     return imagecodecs.jpeg2k_decode(data, numthreads=1)
+
+
+def _scratch_for(stream: Codestream) -> np.ndarray:
+    """This thread's array for decoded pixels: a new one for each slice costs page faults."""
+    shape = (stream.rows, stream.columns)
+    kind = np.uint8 if stream.precision <= 8 else np.uint16
+    held = getattr(_scratch, "pixels", None)
+    if held is None or held.shape != shape or held.dtype != kind:
+        held = _scratch.pixels = np.empty(shape, kind)
+    return held
 
 
 def _check_stream(stream: Codestream | None, data: bytes | memoryview, frame: Frame) -> None:
