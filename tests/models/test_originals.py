@@ -4,137 +4,56 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pytorchvideo.models.hub import slow_r50, slowfast_r50, x3d_m, x3d_s
-from pytorchvideo.models.resnet import create_resnet
-from pytorchvideo.models.slowfast import create_slowfast
-from pytorchvideo.models.x3d import create_x3d
-from torchvision.models.video import mc3_18, r2plus1d_18, r3d_18
 
-from ct_video_hf.models import create_model, get_backbone
+from ct_video_hf.models import create_model, get_backbone, list_backbones
 from ct_video_hf.models.slowfast import slow_frames
 from ct_video_hf.models.weights import load_published
 
 from .backbone_cases import enliven
+from .originals import all_originals
+
+ORIGINALS = all_originals()
+every_original = pytest.mark.parametrize("name", ORIGINALS)
 
 
-def small_slow():
-    torch.manual_seed(1)
-    return create_resnet(
-        model_depth=50,
-        stem_conv_kernel_size=(1, 7, 7),
-        stem_dim_out=8,
-        model_num_class=5,
-        head_pool_kernel_size=(3, 1, 1),
-    )
-
-
-def small_x3d():
-    torch.manual_seed(1)
-    return create_x3d(
-        input_clip_length=3,
-        input_crop_size=32,
-        model_num_class=5,
-        width_factor=1.0,
-        depth_factor=1.0,
-        head_dim_out=40,
-        head_activation=None,
-    )
-
-
-def small_slowfast():
-    torch.manual_seed(1)
-    return create_slowfast(
-        stem_dim_outs=(16, 2),
-        model_num_class=5,
-        head_pool_kernel_sizes=((2, 1, 1), (8, 1, 1)),
-    )
-
-
-def torchvision_resnet(build):
-    def make():
-        torch.manual_seed(1)
-        return build(num_classes=5)
-
-    return make
-
-
-# Ours with the sizes of the small originals above; dropout of the published 0.5.
-SMALL = {
-    "slow_r50": (small_slow, {"stem_width": 8, "head_pool_kernel": [3, 1, 1]}),
-    "x3d_s": (
-        small_x3d,
-        {
-            "width_factor": 1.0,
-            "depth_factor": 1.0,
-            "head_width": 40,
-            "head_pool_kernel": [3, 1, 1],
-        },
-    ),
-    "slowfast_r50": (small_slowfast, {"stem_width": 16, "head_pool_kernel": [8, 1, 1]}),
-    # torchvision's builders know one size
-    "r3d_18": (torchvision_resnet(r3d_18), {}),
-    "mc3_18": (torchvision_resnet(mc3_18), {}),
-    "r2plus1d_18": (torchvision_resnet(r2plus1d_18), {}),
-}
-CLIPS = [(3, 32, 32), (5, 48, 64)]
-EIGHT_FRAMES = [(8, 32, 32), (8, 48, 64)]  # SlowFast's windows meet at one length
-
-
-def clip_of(name, clip):
-    return dict(zip(CLIPS, EIGHT_FRAMES, strict=True))[clip] if name == "slowfast_r50" else clip
-
-
-def feed(name, original, pixels):
-    """The original's own way to take (batch, frame, channel, row, column)."""
-    video = pixels.transpose(1, 2)
-    if name != "slowfast_r50":
-        return original(video)
-    frames = video.shape[2]
-    index = torch.linspace(0, frames - 1, frames // 4).long()
-    return original([video[:, :, index], video])
+def test_every_backbone_with_published_weights_has_an_original():
+    published = {name for name in list_backbones() if get_backbone(name).weights}
+    assert published <= ORIGINALS.keys()
 
 
 def pair(name):
-    build, sizes = SMALL[name]
-    original = enliven(build())
-    ours = create_model(name, num_labels=5, **sizes)
+    original = enliven(ORIGINALS[name].small())
+    ours = create_model(name, num_labels=5, **ORIGINALS[name].sizes)
     assert load_published(ours, original.state_dict(), get_backbone(name)) == []
     return original, ours
 
 
-def parts(name, original):
-    """The original's first layer, pooling and classifier."""
-    if hasattr(original, "blocks"):
-        head = original.blocks[-1]
-        return original.blocks[0], head.pool or original.blocks[-2], head.proj
-    return original.stem, original.avgpool, original.fc
-
-
-@pytest.mark.parametrize("name", sorted(SMALL))
-@pytest.mark.parametrize("clip", CLIPS)
-def test_logits_and_features_of_the_original(name, clip):
+@every_original
+@pytest.mark.parametrize("which", [0, 1])
+def test_logits_and_features_of_the_original(name, which):
     original, ours = pair(name)
-    frames, rows, columns = clip_of(name, clip)
+    reference = ORIGINALS[name]
+    frames, rows, columns = reference.clips[which]
     pixels = torch.randn(2, frames, 3, rows, columns)
     features = []
-    pool = parts(name, original)[1]
+    pool = reference.parts(original)[1]
     hook = pool.register_forward_hook(lambda _, __, out: features.append(out))
     with torch.no_grad():
-        expected = feed(name, original.eval(), pixels)
+        expected = reference.feed(original.eval(), pixels)
         found = ours(pixels, output_hidden_states=True)
     hook.remove()
     assert expected.std() > 1e-3
     torch.testing.assert_close(found.logits, expected, rtol=0, atol=1e-5)
-    pooled = features[0].mean((2, 3, 4))
+    pooled = reference.pooled(features[0])
     torch.testing.assert_close(found.pooler_output, pooled, rtol=0, atol=1e-5)
-    if clip == CLIPS[1] and ours.config.head_pool == "published":
+    if which == 1 and getattr(ours.config, "head_pool", None) == "published":
         assert features[0][0, 0].numel() > 1, "the window slides: its quirk is covered"
         plain = found.hidden_states[-1].mean((2, 3, 4))
         if plain.shape == pooled.shape:
             assert (plain - pooled).abs().max() > 1e-3, "a plain mean would be another network"
 
 
-@pytest.mark.parametrize("name", sorted(SMALL))
+@every_original
 def test_training_step_of_the_original(name):
     """Same gradients and the same running statistics; dropout off, for its draws differ."""
     original, ours = pair(name)
@@ -142,15 +61,15 @@ def test_training_step_of_the_original(name):
         for module in network.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-    frames, rows, columns = clip_of(name, CLIPS[1])
+    frames, rows, columns = ORIGINALS[name].clips[1]
     pixels = torch.randn(2, frames, 3, rows, columns)
-    expected = feed(name, original, pixels)
+    expected = ORIGINALS[name].feed(original, pixels)
     found = ours(pixels).logits
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     expected.square().sum().backward()
     found.square().sum().backward()
     assert count_parameters(original) == count_parameters(ours)
-    stem, _, classifier = parts(name, original)
+    stem, _, classifier = ORIGINALS[name].parts(original)
     first = next(stem.parameters()).grad
     mine = next(ours.backbone.blocks[0].parameters()).grad
     torch.testing.assert_close(mine, first, rtol=1e-3, atol=1e-5 * first.abs().max().item())
@@ -165,9 +84,9 @@ def count_parameters(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("name", sorted(SMALL))
+@every_original
 def test_initial_weights_have_the_originals_spread(name):
-    build, sizes = SMALL[name]
+    build, sizes = ORIGINALS[name].small, ORIGINALS[name].sizes
     torch.manual_seed(2)
     ours = create_model(name, num_labels=5, **sizes).state_dict()
     original = create_model(name, num_labels=5, **sizes)
@@ -203,30 +122,20 @@ def test_slowfast_names_the_length_it_takes():
         torch.testing.assert_close(free(clip[:, :8]).logits, model(clip[:, :8]).logits)
 
 
-HUB = {
-    "slow_r50": (slow_r50, (8, 224, 224), 32.454),
-    "x3d_s": (lambda: x3d_s(head_activation=None), (13, 160, 160), 3.794),
-    "x3d_m": (lambda: x3d_m(head_activation=None), (16, 224, 224), 3.794),
-    "slowfast_r50": (slowfast_r50, (32, 224, 224), 34.566),
-    "r3d_18": (r3d_18, (4, 112, 112), 33.371),
-    "mc3_18": (mc3_18, (4, 112, 112), 11.695),
-    "r2plus1d_18": (r2plus1d_18, (4, 112, 112), 31.505),
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(HUB))
+@every_original
 def test_the_full_size_hub_network(name):
-    build, (frames, rows, columns), million = HUB[name]
-    original = enliven(build()).eval()
+    reference = ORIGINALS[name]
+    frames, rows, columns = reference.full_clip
+    original = enliven(reference.full()).eval()
     ours = create_model(name, num_labels=400)
     assert load_published(ours, original.state_dict(), get_backbone(name)) == []
     assert count_parameters(ours) == count_parameters(original)
-    assert round(count_parameters(ours) / 1e6, 3) == million
-    assert get_backbone(name).million_parameters == million
+    assert round(count_parameters(ours) / 1e6, 3) == reference.million
+    assert get_backbone(name).million_parameters == reference.million
     pixels = torch.rand(1, frames, 3, rows, columns)
     with torch.no_grad():
-        expected, found = feed(name, original, pixels), ours(pixels).logits
+        expected, found = reference.feed(original, pixels), ours(pixels).logits
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-5)
-    if ours.config.head_pool == "published":
+    if getattr(ours.config, "head_pool", None) == "published":
         assert ours.config.smallest_clip[0] == frames
