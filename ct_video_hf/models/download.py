@@ -38,7 +38,15 @@ class DownloadError(OSError):
 
 
 def cached_path(record: WeightRecord, cache_dir: str | Path | None = None) -> Path:
-    """Where the file of ``record`` is kept, downloaded or not."""
+    """Where the file of ``record`` is kept, downloaded or not.
+
+    Raises
+    ------
+    ValueError
+        For weights without an address: those are never downloaded.
+    """
+    if record.url is None:
+        raise ValueError("These weights have no address to download them from.")
     folder = Path(constants.HF_HOME) / "ct_video_hf" if cache_dir is None else Path(cache_dir)
     return folder / Path(urllib.parse.urlsplit(record.url).path).name
 

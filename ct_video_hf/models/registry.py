@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification,
 from .base import CTVideoClassifier, CTVideoConfig
 from .processing_ct import CTVideoProcessor
 from .records import Backbone
-from .weights import fetch, load_published, read_checkpoint
+from .weights import fetch, layout_of, load_published, read_checkpoint
 
 __all__ = [
     "all_backbones",
@@ -132,15 +132,25 @@ def create_model(
     source = None if weights is None else _locate(record, weights, cache_dir)
     if source is not None and source.is_dir():
         return _from_folder(record, source, num_labels, config_overrides)
-    model = record.classifier_class(_config(record, num_labels, config_overrides))
-    if source is not None:
-        load_published(model, read_checkpoint(source), record, channel_inflation)
+    if source is None:
+        return record.classifier_class(_config(record, num_labels, config_overrides)).eval()
+    state = read_checkpoint(source)
+    fields = dict(layout_of(state, record).config) | config_overrides
+    model = record.classifier_class(_config(record, num_labels, fields))
+    load_published(model, state, record, channel_inflation)
     return model.eval()
 
 
 def _locate(record: Backbone, weights: str | Path, cache_dir: str | Path | None) -> Path:
     if str(weights) in record.weights:
-        return fetch(record.weights[str(weights)], cache_dir)
+        published = record.weights[str(weights)]
+        if published.url is None:
+            raise ValueError(
+                f"The {weights} weights of {record.name} are never downloaded: "
+                f"{published.weight_license}. Convert a file of your own, 'ct-video-hf convert "
+                f"{record.name} CHECKPOINT OUT', or give its path as weights."
+            )
+        return fetch(published, cache_dir)
     path = Path(weights)
     if not path.exists():
         known = ", ".join(repr(name) for name in record.weights) or "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import pickle
 from collections.abc import Mapping
@@ -14,11 +15,12 @@ from safetensors.torch import load_file
 
 from .base import CTVideoClassifier
 from .download import fetch
-from .records import Backbone
+from .records import Backbone, Layout
 
 __all__ = [
     "fetch",
     "inflate_channels",
+    "layout_of",
     "load_published",
     "map_keys",
     "read_checkpoint",
@@ -92,15 +94,57 @@ def _is_text(key: Any) -> bool:
 def map_keys(
     state: Mapping[str, torch.Tensor], key_map: tuple[tuple[str, str], ...]
 ) -> dict[str, torch.Tensor]:
-    """Rename published keys: the first prefix of ``key_map`` that fits is replaced."""
-    mapped = {}
-    for key, value in state.items():
+    """Rename published keys: the first prefix of ``key_map`` that fits is replaced.
+
+    Raises
+    ------
+    ValueError
+        When two keys become the same one and their tensors differ.
+    """
+    mapped: dict[str, torch.Tensor] = {}
+    for published, value in state.items():
+        key = published
         for prefix, ours in key_map:
             if key.startswith(prefix):
                 key = ours + key.removeprefix(prefix)
                 break
+        if key in mapped and not torch.equal(mapped[key], value):
+            raise ValueError(
+                f"The checkpoint holds {key} twice with different values, the second time as "
+                f"{published}: it is damaged or of another layout."
+            )
         mapped[key] = value
     return mapped
+
+
+def layout_of(state: Mapping[str, torch.Tensor], record: Backbone) -> Layout:
+    """The layout of a checkpoint: one of ``record.layouts`` by its sign, else ``key_map``'s."""
+    for layout in record.layouts:
+        if any(key.startswith(layout.sign) for key in state):
+            return layout
+    return Layout(name="published", sign="", key_map=record.key_map)
+
+
+def _renamed(state: Mapping[str, torch.Tensor], layout: Layout) -> dict[str, torch.Tensor]:
+    kept = {
+        key: value
+        for key, value in state.items()
+        if not any(fnmatch.fnmatchcase(key, pattern) for pattern in layout.drop)
+    }
+    return map_keys(kept, layout.key_map)
+
+
+def _check_config(model: CTVideoClassifier, layout: Layout, name: str) -> None:
+    wrong = [
+        f"{field}={value!r} (it is {getattr(model.config, field)!r})"
+        for field, value in layout.config.items()
+        if getattr(model.config, field) != value
+    ]
+    if wrong:
+        raise ValueError(
+            f"Weights in the {layout.name} layout need a {name} with {', '.join(wrong)}: with "
+            "other values they are another network."
+        )
 
 
 def inflate_channels(weight: torch.Tensor, channels: int, method: str = "sum") -> torch.Tensor:
@@ -142,7 +186,7 @@ def load_published(
     state : mapping
         Published keys, or our own.
     record : Backbone
-        Gives the key map and the layers that see the input.
+        Gives the layouts and the layers that see the input.
     channel_inflation : {"sum", "mean"}
         See :func:`inflate_channels`.
 
@@ -155,11 +199,20 @@ def load_published(
     Raises
     ------
     ValueError
-        With the missing, unexpected and ill-shaped keys outside the classifier; the model is then
-        left as it was.
+        With the missing, unexpected and ill-shaped keys outside the classifier, or with the fields
+        of the configuration that the checkpoint's layout needs otherwise; the model is then left as
+        it was.
     """
     own = model.state_dict()
-    given = dict(state) if set(state) == set(own) else map_keys(state, record.key_map)
+    if set(state) == set(own):
+        given = dict(state)
+    else:
+        layout = layout_of(state, record)
+        _check_config(model, layout, record.name)
+        given = _renamed(state, layout)
+    for key in own.keys() & given.keys():  # a classifier that is a 1x1x1 convolution
+        if key.startswith(_HEAD) and given[key].shape == (*own[key].shape, 1, 1, 1):
+            given[key] = given[key].reshape(own[key].shape)
     for key in record.input_keys:
         if key in given and key in own and given[key].ndim == own[key].ndim:
             given[key] = inflate_channels(given[key], own[key].shape[1], channel_inflation)

@@ -16,8 +16,10 @@ from safetensors.torch import save_file
 
 from ct_video_hf.models import DownloadError, create_model, download, get_backbone, list_backbones
 from ct_video_hf.models.download import cached_path, fetch
+from ct_video_hf.models.records import Layout
 from ct_video_hf.models.weights import (
     inflate_channels,
+    layout_of,
     load_published,
     map_keys,
     read_checkpoint,
@@ -83,6 +85,42 @@ def test_every_misfit_is_listed_and_the_model_left_alone():
     assert "conv_a.weight (2, 2, 1, 1, 1) instead of" in text
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
+
+
+def test_a_further_layout_is_known_by_its_sign_and_as_strict():
+    """Renamed, doubled and surplus keys as self-supervised checkpoints have them."""
+    state, model = published_state("slow_r50")
+    query = tuple((f"query.{theirs}", ours) for theirs, ours in get_backbone("slow_r50").key_map)
+    double = (("double.", "backbone.blocks.0."),)
+    layout = Layout("momentum", "query.", query + double, ("key.*", "*_table"), {"bottleneck": 4})
+    record = replace(get_backbone("slow_r50"), layouts=(layout,))
+    given = {f"query.{key}": value for key, value in state.items()}
+    given |= {"key.blocks.0": torch.zeros(1), "query.blocks.1.a_table": torch.zeros(1)}
+    given["double.conv.weight"] = state["blocks.0.conv.weight"].clone()
+    assert layout_of(given, record) is layout
+    assert layout_of(state, record).key_map == record.key_map
+    ours = create_model("slow_r50", 400, **record.tiny)
+    assert load_published(ours, given, record) == []
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, ours.state_dict()[key]), key
+    with pytest.raises(ValueError, match=r"Unexpected: query\.other"):
+        load_published(ours, given | {"query.other": torch.zeros(1)}, record)
+    with pytest.raises(ValueError, match=r"blocks\.0\.conv\.weight twice with different values"):
+        load_published(ours, given | {"double.conv.weight": torch.zeros(1)}, record)
+    other = replace(record, layouts=(replace(layout, config={"bottleneck": 8}),))
+    with pytest.raises(ValueError, match=r"momentum layout need a slow_r50 with bottleneck=8"):
+        load_published(ours, given, other)
+
+
+def test_weights_without_an_address_are_never_downloaded(monkeypatch):
+    backbone = get_backbone("slow_r50")
+    unlicensed = replace(backbone.weights["kinetics"], url=None, weight_license="none stated")
+    private = replace(backbone, weights={"kinetics": unlicensed})
+    monkeypatch.setattr("ct_video_hf.models.registry.get_backbone", lambda name: private)
+    with pytest.raises(ValueError, match=r"never downloaded: none stated\. Convert a file of your"):
+        create_model("slow_r50", weights="kinetics", **backbone.tiny)
+    with pytest.raises(ValueError, match="no address"):
+        fetch(unlicensed)
 
 
 def test_another_networks_checkpoint_is_refused(tmp_path):
@@ -358,6 +396,7 @@ def test_published_file_names_do_not_collide():
         cached_path(record).name
         for name in PUBLISHED
         for record in get_backbone(name).weights.values()
+        if record.url is not None
     ]
     assert all(one != other for one, other in itertools.combinations(names, 2))
 
