@@ -44,7 +44,7 @@ class Original:
     clips : tuple of (frames, rows, columns)
         Two clips, the second of which makes sliding windows slide.
     full : callable
-        Builds the published network with 400 classes, without a final activation.
+        Builds the published network with its classes, without a final activation.
     full_clip : (frames, rows, columns)
         A clip for ``full``.
     million : float
