@@ -301,7 +301,7 @@ class CTVideoBackbone(CTVideoPreTrainedModel):
         return block(*inputs)
 
     def forward_features(
-        self, video: torch.Tensor
+        self, video: torch.Tensor, keep_states: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
         """Run the network up to the head's pooling.
 
@@ -309,17 +309,21 @@ class CTVideoBackbone(CTVideoPreTrainedModel):
         ----------
         video : torch.Tensor
             (batch, channel, frame, row, column).
+        keep_states : bool
+            Whether hidden_states are wanted. Kept for nothing they would raise the peak memory of
+            a prediction above that of the original network.
 
         Returns
         -------
         last_hidden_state, pooled_grid : torch.Tensor
         hidden_states : tuple of torch.Tensor
-            See :class:`CTVideoModelOutput`.
+            See :class:`CTVideoModelOutput`; empty unless ``keep_states``.
         """
-        states = []
+        states: list[torch.Tensor] = []
         for block in self.blocks:
             video = self.run_block(block, video)
-            states.append(video)
+            if keep_states:
+                states.append(video)
         return video, self.head_pool(video), tuple(states)
 
     def forward(
@@ -346,10 +350,10 @@ class CTVideoBackbone(CTVideoPreTrainedModel):
         CTVideoModelOutput
             Or a tuple of its fields with ``return_dict=False``.
         """
-        video = self.check_pixel_values(pixel_values).transpose(1, 2)
-        last, grid, states = self.forward_features(video)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        video = self.check_pixel_values(pixel_values).transpose(1, 2)
+        last, grid, states = self.forward_features(video, bool(output_hidden_states))
         output = CTVideoModelOutput(
             last_hidden_state=last,
             pooler_output=grid.mean((2, 3, 4)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,8 @@ class WeightRecord:
         How ``top1`` was measured; figures of different protocols do not compare.
     paper : str
         The network's paper.
+    size_bytes : int or None
+        Size of the file; None where it is not known for sure.
     """
 
     url: str | None
@@ -55,6 +57,7 @@ class WeightRecord:
     top1: float | None
     protocol: str
     paper: str
+    size_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,14 @@ class Backbone:
         Published weights by name; empty where there are none.
     million_parameters : float or None
         As published, with the published classifier.
+    adapt : callable or None
+        state, configuration -> state, under our own keys: fits tensors to the configuration, such
+        as position embeddings interpolated to another clip. Raises ValueError, naming what is
+        allowed, where that is not possible.
+    new_parts : tuple of str
+        Prefixes of our keys that published weights may lack, such as a recurrent layer on top of
+        a picture network; each prefix is loaded as a whole or starts anew as a whole. The
+        classifier always is one.
     """
 
     name: str
@@ -130,3 +141,5 @@ class Backbone:
     input_keys: tuple[str, ...] = ()
     weights: Mapping[str, WeightRecord] = field(default_factory=dict)
     million_parameters: float | None = None
+    adapt: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None
+    new_parts: tuple[str, ...] = ()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import logging
 import pkgutil
 from functools import cache
 from pathlib import Path
@@ -20,8 +19,16 @@ from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification,
 
 from .base import CTVideoClassifier, CTVideoConfig
 from .processing_ct import CTVideoProcessor
-from .records import Backbone
-from .weights import fetch, layout_of, load_published, read_checkpoint
+from .records import Backbone, WeightRecord
+from .weights import (
+    class_names,
+    fetch,
+    labels_of,
+    layout_of,
+    load_published,
+    read_checkpoint,
+    read_folder,
+)
 
 __all__ = [
     "all_backbones",
@@ -31,8 +38,6 @@ __all__ = [
     "processor_for",
     "register_with_transformers",
 ]
-
-logger = logging.getLogger(__name__)
 
 _NOT_OVERRIDABLE = frozenset({"transformers_version", "architectures", "auto_map"})
 
@@ -71,19 +76,42 @@ def get_backbone(name: str) -> Backbone:
     return all_backbones()[name]
 
 
-def _config(backbone: Backbone, num_labels: int, overrides: dict[str, Any]) -> CTVideoConfig:
-    fields = {field.name for field in dataclasses.fields(backbone.config_class)} - _NOT_OVERRIDABLE
+def _check_fields(record: Backbone, overrides: dict[str, Any]) -> None:
+    fields = {field.name for field in dataclasses.fields(record.config_class)} - _NOT_OVERRIDABLE
     unknown = sorted(set(overrides) - fields)
     if unknown:
         raise ValueError(
-            f"{backbone.config_class.__name__} has no field {', '.join(unknown)}; known: "
+            f"{record.config_class.__name__} has no field {', '.join(unknown)}; known: "
             f"{', '.join(sorted(fields))}."
         )
-    labels = {} if overrides.get("id2label") is not None else {"num_labels": num_labels}
+
+
+def _labels(num_labels: int, overrides: dict[str, Any]) -> dict[str, int]:
+    return {} if overrides.get("id2label") is not None else {"num_labels": num_labels}
+
+
+def _config(record: Backbone, num_labels: int, overrides: dict[str, Any]) -> CTVideoConfig:
+    _check_fields(record, overrides)
+    values = dict(record.overrides) | overrides | _labels(num_labels, overrides)
     try:
-        return backbone.config_class(**(dict(backbone.overrides) | overrides | labels))
+        config = record.config_class(**values)
     except StrictDataclassError as error:
-        raise ValueError(f"{backbone.name} cannot be made so. {error}") from error
+        raise ValueError(f"{record.name} cannot be made so. {error}") from error
+    if overrides.keys() & {"num_frames", "image_size"}:
+        _check_own_clip(record, config)
+    return config
+
+
+def _check_own_clip(record: Backbone, config: CTVideoConfig) -> None:
+    """Refuse a clip length or plane size that the network could never take."""
+    clip = (config.num_frames, config.image_size, config.image_size)
+    least = config.smallest_clip
+    if any(size < low for size, low in zip(clip, least, strict=True)):
+        raise ValueError(
+            f"{record.name} cannot be made for {clip[0]} frames of {clip[1]}x{clip[2]} pixels: it "
+            f"takes at least {least[0]} frames of {least[1]}x{least[2]}."
+        )
+    config.check_clip(*clip)
 
 
 def create_model(
@@ -91,11 +119,12 @@ def create_model(
     num_labels: int = 1,
     weights: str | Path | None = None,
     *,
+    keep_head: bool | None = None,
     channel_inflation: str = "sum",
     cache_dir: str | Path | None = None,
     **config_overrides: Any,
 ) -> CTVideoClassifier:
-    """Make a video classifier by name, in eval mode.
+    """Make a video classifier by name, in eval mode and float32.
 
     Parameters
     ----------
@@ -107,6 +136,11 @@ def create_model(
         None for random weights; a name of the backbone's published weights such as
         ``"kinetics"`` (downloaded once into the Hugging Face cache); a folder that
         ``save_pretrained`` wrote; or a published checkpoint file.
+    keep_head : bool, optional
+        True: keep the checkpoint's classifier and its labels, whatever their number; the labels
+        of published weights are classes that exclude each other, named where torchvision lists
+        their names. False: start a new classifier of ``num_labels``. None: keep the checkpoint's
+        where it has ``num_labels``, else start a new one.
     channel_inflation : {"sum", "mean"}
         How weights of the first layer are adapted when ``num_channels`` differs from the
         checkpoint's, see :func:`.weights.inflate_channels`.
@@ -118,27 +152,66 @@ def create_model(
     Returns
     -------
     CTVideoClassifier
-        All weights but the classifier's come from the checkpoint; the classifier's too when it
-        has as many labels, else it starts anew.
+        All weights but the classifier's come from the checkpoint.
 
     Raises
     ------
     ValueError
-        For an unknown backbone, field or weight name, or a checkpoint of another network.
+        For an unknown backbone, field or weight name, a clip that the network cannot take, or a
+        checkpoint of another network.
     OSError
         When a download fails.
     """
     record = get_backbone(backbone)
-    source = None if weights is None else _locate(record, weights, cache_dir)
-    if source is not None and source.is_dir():
-        return _from_folder(record, source, num_labels, config_overrides)
-    if source is None:
+    _check_fields(record, config_overrides)
+    if weights is None:
+        if keep_head:
+            raise ValueError("keep_head=True keeps a checkpoint's classifier; name its weights.")
         return record.classifier_class(_config(record, num_labels, config_overrides)).eval()
-    state = read_checkpoint(source)
-    fields = dict(layout_of(state, record).config) | config_overrides
-    model = record.classifier_class(_config(record, num_labels, fields))
-    load_published(model, state, record, channel_inflation)
+    published = record.weights.get(str(weights))
+    source = _locate(record, weights, cache_dir)
+    if source.is_dir():
+        state, config = read_folder(source), _saved_config(record, source, config_overrides)
+        if not keep_head and _labels(num_labels, config_overrides):
+            _relabel(config, num_labels)
+    else:
+        state = read_checkpoint(source)
+        config_overrides = dict(layout_of(state, record).config) | config_overrides
+        config = _config(record, num_labels, config_overrides)
+    model = record.classifier_class(config)
+    if keep_head and not source.is_dir():
+        found = labels_of(state, record, model.state_dict())
+        if found is None:
+            raise ValueError(f"{source.name} holds no classifier of {record.name} to keep.")
+        fields = _published_labels(found, num_labels, published, config_overrides)
+        model = record.classifier_class(_config(record, found, fields))
+    try:
+        load_published(model, state, record, channel_inflation, keep_head)
+    except ValueError as error:
+        raise ValueError(f"{source.name}: {error}") from error
     return model.eval()
+
+
+def _relabel(config: CTVideoConfig, num_labels: int) -> None:
+    if config.num_labels != num_labels:
+        config.num_labels = num_labels
+
+
+def _published_labels(
+    found: int, num_labels: int, published: WeightRecord | None, overrides: dict[str, Any]
+) -> dict[str, Any]:
+    """Overrides that describe a classifier which is kept."""
+    asked = len(overrides["id2label"]) if overrides.get("id2label") is not None else num_labels
+    if asked not in (1, found):
+        raise ValueError(
+            f"keep_head=True keeps {found} labels, and {asked} are asked for; leave one out."
+        )
+    fields = {"problem_type": "single_label_classification"} if found > 1 else {}
+    names = class_names(published) if published is not None else None
+    if names is not None and len(names) == found:
+        fields["id2label"] = dict(enumerate(names))
+        fields["label2id"] = {name: index for index, name in enumerate(names)}
+    return fields | overrides
 
 
 def _locate(record: Backbone, weights: str | Path, cache_dir: str | Path | None) -> Path:
@@ -161,33 +234,21 @@ def _locate(record: Backbone, weights: str | Path, cache_dir: str | Path | None)
     return path
 
 
-def _from_folder(
-    record: Backbone, folder: Path, num_labels: int, overrides: dict[str, Any]
-) -> CTVideoClassifier:
+def _saved_config(record: Backbone, folder: Path, overrides: dict[str, Any]) -> CTVideoConfig:
+    """The configuration of a saved model of the same family, with fields replaced."""
     saved = record.config_class.get_config_dict(folder)[0].get("model_type")
     if saved != record.config_class.model_type:
         raise ValueError(
             f"The folder {folder.name!r} holds a model of type {saved!r}; {record.name} is "
             f"{record.config_class.model_type!r}."
         )
-    _config(record, num_labels, overrides)  # unknown and ill-typed fields are refused
-    labels = {} if overrides.get("id2label") is not None else {"num_labels": num_labels}
-    config = record.config_class.from_pretrained(folder, **overrides)
-    if "num_labels" in labels and config.num_labels != num_labels:
-        config.num_labels = num_labels
-    model, info = record.classifier_class.from_pretrained(
-        folder, config=config, ignore_mismatched_sizes=True, output_loading_info=True
-    )
-    reset = {name for name, *_ in info["mismatched_keys"]} | set(info["missing_keys"])
-    lost = sorted(name for name in reset if not name.startswith("classifier."))
-    if lost or info["unexpected_keys"]:
-        raise ValueError(
-            f"The weights in {folder.name!r} do not fit {record.name}: missing or of another shape "
-            f"{lost}, unexpected {sorted(info['unexpected_keys'])}."
-        )
-    if reset:
-        logger.info("The classifier starts anew: %s", ", ".join(sorted(reset)))
-    return model.eval()
+    try:
+        config = record.config_class.from_pretrained(folder, **overrides)
+    except StrictDataclassError as error:
+        raise ValueError(f"{record.name} cannot be made so. {error}") from error
+    if overrides.keys() & {"num_frames", "image_size"}:
+        _check_own_clip(record, config)
+    return config
 
 
 def processor_for(backbone: str, **overrides: Any) -> CTVideoProcessor:

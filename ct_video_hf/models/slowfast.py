@@ -228,14 +228,15 @@ class CTSlowFastModel(CTVideoBackbone):
         self.post_init()
 
     def forward_features(
-        self, video: torch.Tensor
+        self, video: torch.Tensor, keep_states: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
         """Run both pathways, see :meth:`.base.CTVideoBackbone.forward_features`."""
         slow, fast = video[:, :, slow_frames(video.shape[2], self.config.alpha)], video
         states: list[torch.Tensor] = []
         for block in self.blocks:
             slow, fast = self.run_block(block, slow, fast)
-            states += [slow, fast]
+            if keep_states:
+                states += [slow, fast]
         pooled = [pool(path) for pool, path in zip(self.head_pool, (slow, fast), strict=True)]
         on_slow_grid = nn.functional.adaptive_avg_pool3d(fast, slow.shape[2:])
         return torch.cat([slow, on_slow_grid], 1), torch.cat(pooled, 1), tuple(states)

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import logging
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .base import CTVideoClassifier
 from .download import fetch
-from .records import Backbone, Layout
+from .records import Backbone, Layout, WeightRecord
 
 __all__ = [
+    "class_names",
     "fetch",
     "inflate_channels",
+    "labels_of",
     "layout_of",
     "load_published",
     "map_keys",
     "read_checkpoint",
+    "read_folder",
+    "to_our_keys",
 ]
 
 logger = logging.getLogger(__name__)
@@ -73,6 +79,28 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
         )
     while state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
+
+
+def read_folder(folder: str | Path) -> dict[str, torch.Tensor]:
+    """All tensors of a folder that ``save_pretrained`` wrote, of one file or of several.
+
+    Raises
+    ------
+    ValueError
+        Where there are no weights, or a file of them is missing or damaged.
+    """
+    folder = Path(folder)
+    index = folder / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise ValueError(f"The folder {folder.name!r} lacks the weights {', '.join(absent)}.")
+    state: dict[str, torch.Tensor] = {}
+    for name in names:
+        state |= read_checkpoint(folder / name)
     return state
 
 
@@ -171,11 +199,33 @@ def inflate_channels(weight: torch.Tensor, channels: int, method: str = "sum") -
     return mean.expand(-1, channels, *weight.shape[2:]).contiguous()
 
 
+def _is_ours(state: Mapping[str, torch.Tensor], own: Collection[str]) -> bool:
+    return 2 * len(state.keys() & set(own)) > len(own)
+
+
+def to_our_keys(
+    state: Mapping[str, torch.Tensor], record: Backbone, own: Collection[str]
+) -> dict[str, torch.Tensor]:
+    """A published state dict under our keys; one that has most of ``own`` is left as it is."""
+    if _is_ours(state, own):
+        return dict(state)
+    return _renamed(state, layout_of(state, record))
+
+
+def labels_of(
+    state: Mapping[str, torch.Tensor], record: Backbone, own: Collection[str]
+) -> int | None:
+    """Classes of a state dict's classifier, see :func:`to_our_keys`; None where it has none."""
+    weight = to_our_keys(state, record, own).get(f"{_HEAD}weight")
+    return None if weight is None else int(weight.shape[0])
+
+
 def load_published(
     model: CTVideoClassifier,
     state: Mapping[str, torch.Tensor],
     record: Backbone,
     channel_inflation: str = "sum",
+    keep_head: bool | None = None,
 ) -> list[str]:
     """Load a published state dict into a fresh model, strictly.
 
@@ -189,41 +239,41 @@ def load_published(
         Gives the layouts and the layers that see the input.
     channel_inflation : {"sum", "mean"}
         See :func:`inflate_channels`.
+    keep_head : bool, optional
+        True: the checkpoint's classifier has to be there and to fit. False: it starts anew. None:
+        it is kept where it fits.
 
     Returns
     -------
     list of str
-        Keys of the classifier that start anew, because the checkpoint has none or another number
-        of labels; everything else is loaded.
+        Keys that start anew: of the classifier, and of the parts that ``record.new_parts`` names;
+        everything else is loaded.
 
     Raises
     ------
     ValueError
-        With the missing, unexpected and ill-shaped keys outside the classifier, or with the fields
-        of the configuration that the checkpoint's layout needs otherwise; the model is then left as
-        it was.
+        With the missing, unexpected and ill-shaped keys, or with the fields of the configuration
+        that the checkpoint's layout needs otherwise; the model is then left as it was.
     """
     own = model.state_dict()
-    if set(state) == set(own):
-        given = dict(state)
-    else:
-        layout = layout_of(state, record)
-        _check_config(model, layout, record.name)
-        given = _renamed(state, layout)
+    if not _is_ours(state, own):
+        _check_config(model, layout_of(state, record), record.name)
+    given = to_our_keys(state, record, own)
     for key in own.keys() & given.keys():  # a classifier that is a 1x1x1 convolution
         if key.startswith(_HEAD) and given[key].shape == (*own[key].shape, 1, 1, 1):
             given[key] = given[key].reshape(own[key].shape)
     for key in record.input_keys:
         if key in given and key in own and given[key].ndim == own[key].ndim:
             given[key] = inflate_channels(given[key], own[key].shape[1], channel_inflation)
-    fresh = sorted(
-        key
-        for key in own
-        if key.startswith(_HEAD) and (key not in given or given[key].shape != own[key].shape)
+    if record.adapt is not None:
+        given = record.adapt(given, model.config)
+    anew = tuple(
+        part
+        for part in (_HEAD, *record.new_parts)
+        if _starts_anew(part, own, given, keep_head if part == _HEAD else None)
     )
-    if fresh:  # weight and bias stay together
-        fresh = sorted(key for key in own if key.startswith(_HEAD))
-        given = {key: value for key, value in given.items() if not key.startswith(_HEAD)}
+    fresh = sorted(key for key in own if key.startswith(anew)) if anew else []
+    given = {key: value for key, value in given.items() if not (anew and key.startswith(anew))}
     missing = sorted(set(own) - set(given) - set(fresh))
     unexpected = sorted(set(given) - set(own))
     shapes = [
@@ -238,8 +288,36 @@ def load_published(
         )
     model.load_state_dict(given, strict=not fresh)
     if fresh:
-        logger.info("The classifier of %s starts anew: %s", record.name, ", ".join(fresh))
+        logger.info("Parts of %s that start anew: %s", record.name, ", ".join(fresh))
     return fresh
+
+
+def _starts_anew(
+    part: str,
+    own: Mapping[str, torch.Tensor],
+    given: Mapping[str, torch.Tensor],
+    keep: bool | None,
+) -> bool:
+    """Whether a part is to start anew: it was asked for, or the checkpoint has nothing of it.
+
+    A classifier of another number of labels counts as none.
+    """
+    if keep is not None:
+        return not keep
+    if part == _HEAD:
+        keys = [key for key in own if key.startswith(part)]
+        return any(key not in given or given[key].shape != own[key].shape for key in keys)
+    return not any(key.startswith(part) for key in given)
+
+
+def class_names(record: WeightRecord) -> list[str] | None:
+    """Names of the classes of published weights, where torchvision lists them; else None."""
+    for name in torchvision.models.list_models():
+        for entry in torchvision.models.get_model_weights(name):
+            if entry.url == record.url:
+                names = list(entry.meta["categories"])
+                return names if len(names) == record.labels else None
+    return None
 
 
 def _some(names: list[str], limit: int = 8) -> str:

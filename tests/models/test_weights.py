@@ -211,7 +211,7 @@ def test_weights_from_a_saved_folder(tmp_path):
         assert torch.equal(other(clip).pooler_output, model(clip).pooler_output)
     with pytest.raises(ValueError, match="type 'ct_slow'; x3d_s is 'ct_x3d'"):
         create_model("x3d_s", weights=tmp_path)
-    with pytest.raises(ValueError, match="do not fit slow_r50"):
+    with pytest.raises(ValueError, match="does not fit slow_r50"):
         create_model("slow_r50", weights=tmp_path, widths=[8, 16, 16, 32])
     with pytest.raises(ValueError, match="no field wdths"):
         create_model("slow_r50", weights=tmp_path, wdths=[8])
