@@ -20,6 +20,9 @@ _EXPORTS = {
     "PrepareSummary": "prepared",
     "Provenance": "prepared",
     "SOURCES": "sources",
+    "SliceMarks": "marks",
+    "SpanMarks": "marks",
+    "StudyEntry": "labels",
     "build_clip_index": "clips",
     "clip_sampling_weights": "sampling",
     "estimate_set": "estimate",
@@ -31,6 +34,7 @@ _EXPORTS = {
     "read_labels_table": "labels",
     "read_manifest": "manifest",
     "read_split_file": "splits",
+    "refuse_public": "sharing",
     "split_patients": "splits",
     "summarize_set": "loading",
     "verify_set": "loading",
@@ -49,6 +53,9 @@ __all__ = [
     "PrepareOptions",
     "PrepareSummary",
     "Provenance",
+    "SliceMarks",
+    "SpanMarks",
+    "StudyEntry",
     "build_clip_index",
     "clip_sampling_weights",
     "estimate_set",
@@ -60,6 +67,7 @@ __all__ = [
     "read_labels_table",
     "read_manifest",
     "read_split_file",
+    "refuse_public",
     "split_patients",
     "summarize_set",
     "verify_set",
@@ -71,9 +79,10 @@ if TYPE_CHECKING:
     from .clips import ClipIndex, CTClipDataset, build_clip_index
     from .errors import CTDataError
     from .estimate import estimate_set
-    from .labels import LabelsTable, read_labels_table
+    from .labels import LabelsTable, StudyEntry, read_labels_table
     from .loading import load_prepared, summarize_set, verify_set
     from .manifest import read_manifest
+    from .marks import SliceMarks, SpanMarks
     from .prepared import (
         PrepareOptions,
         PrepareSummary,
@@ -81,6 +90,7 @@ if TYPE_CHECKING:
         prepare_table,
     )
     from .sampling import CLASS_MASS, clip_sampling_weights
+    from .sharing import refuse_public
     from .sources import SOURCES, prepare
     from .splits import nested_fractions, read_split_file, split_patients, write_split_file
     from .transforms import ClipTransform

@@ -10,6 +10,7 @@ import numpy as np
 
 from .labels import SPLITS
 from .manifest import write_text
+from .sharing import reasons_against_sharing
 
 __all__ = ["render_data_card", "write_data_card"]
 
@@ -21,15 +22,20 @@ tags:
 - computed-tomography
 - chest
 - ct-video-hf
-pretty_name: {{ name | tojson }}
+pretty_name: {{ provenance.name | tojson }}
 ---
 
-# Prepared set: {{ name }}
+# Prepared set: {{ provenance.name }}
 
-**Not for clinical use.** {{ description }}
+**Not for clinical use.** {{ provenance.description }}
 
-Licence of the source: {{ licence }}
-
+Licence of the source: {{ provenance.licence }}
+{% if provenance.citation %}
+Cite: {{ provenance.citation }}
+{% endif -%}
+{% if against %}
+**Not to be made public:** {{ against | join("; ") }}.
+{% endif %}
 ## Contents
 
 | split | studies | patients | slices | positive studies | positive slices |
@@ -104,9 +110,8 @@ def render_data_card(manifest: dict[str, Any], rejects: list[dict[str, str]]) ->
     studies = manifest["studies"]
     codes = Counter(reject["code"] for reject in rejects)
     return environment.from_string(_TEMPLATE).render(
-        name=manifest["provenance"]["name"],
-        description=manifest["provenance"]["description"],
-        licence=manifest["provenance"]["licence"],
+        provenance=manifest["provenance"],
+        against=reasons_against_sharing(manifest),
         rows=[_counts(split, studies) for split in SPLITS],
         labels=manifest["label_names"],
         unknown_slices=sum(record["positive_slices"] is None for record in studies),

@@ -31,11 +31,20 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from .errors import CTDataError
+from .marks import Marks, SliceMarks, SpanMarks
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["SPLITS", "LabelsTable", "StudyEntry", "read_labels_table", "table_of_studies"]
+__all__ = [
+    "SPLITS",
+    "LabelsTable",
+    "SliceMarks",
+    "SpanMarks",
+    "StudyEntry",
+    "read_labels_table",
+    "table_of_studies",
+]
 
 #: The names of the splits, in this order everywhere.
 SPLITS = ("train", "validation", "test")
@@ -68,6 +77,8 @@ class StudyEntry:
     weight : float
     row : int
         First row of the study in the table; the header is row 1.
+    marks : SliceMarks, SpanMarks or None
+        Labels of single slices by SOP Instance UID, where the source knows them by name.
     """
 
     study: str
@@ -78,6 +89,7 @@ class StudyEntry:
     split: str | None = None
     weight: float = 1.0
     row: int = 0
+    marks: Marks | None = None
 
     @property
     def patient_key(self) -> str:

@@ -41,11 +41,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the scans come from; printed on the data card."""
+    """Where the scans come from; printed on the data card.
+
+    Attributes
+    ----------
+    name, description, licence : str
+    citation : str
+        What users of the scans are asked to cite; may be empty.
+    redistributable : bool
+        Whether the licence lets anybody pass on images made from the scans. Where it does not, the
+        set is never pushed to a public repo (:func:`.sharing.refuse_public`).
+    """
 
     name: str
     description: str = "Scans of the user."
     licence: str = "Not stated. Find out before you share anything made from this set."
+    citation: str = ""
+    redistributable: bool = False
 
 
 @dataclass(frozen=True)

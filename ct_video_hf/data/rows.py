@@ -18,11 +18,21 @@ import numpy as np
 import pyarrow as pa
 
 from .errors import CTDataError
+from .marks import UNKNOWN
 
 if TYPE_CHECKING:
     from ..dicom import CTVolume, GeometryReport
+    from .marks import Marks
 
-__all__ = ["HU_OFFSET", "SCHEMA", "slice_labels", "study_row", "volume_view", "write_row"]
+__all__ = [
+    "HU_OFFSET",
+    "SCHEMA",
+    "positive_slices",
+    "slice_labels",
+    "study_row",
+    "volume_view",
+    "write_row",
+]
 
 #: What is added to HU in storage; storage 0 is -1024 HU, which is air.
 HU_OFFSET = 1024
@@ -47,15 +57,25 @@ SCHEMA = pa.schema(
 
 
 def slice_labels(
-    slices: int, labels: Sequence[float], ranges: Sequence[tuple[int, int]]
+    slices: int,
+    labels: Sequence[float],
+    ranges: Sequence[tuple[int, int]],
+    marks: Marks | None = None,
+    slice_ids: Sequence[str | None] = (),
 ) -> np.ndarray:
-    """int8 label of each slice, or an empty array when nothing is known of single slices.
+    """int8 labels of the slices: 1, 0, or -1 where nothing is known.
+
+    The array is empty when nothing is known of single slices. With several labels it holds those of
+    each slice one after the other, (slice, label) flattened.
 
     Raises
     ------
     CTDataError
-        When a range leaves the study.
+        When a range leaves the study, marks name slices that it does not have, or marks contradict
+        the study's label.
     """
+    if marks is not None:
+        return _marked_slices(slices, labels, marks, slice_ids)
     beyond = [stop for _, stop in ranges if stop > slices]
     if beyond:
         raise CTDataError(
@@ -68,6 +88,32 @@ def slice_labels(
     for start, stop in ranges:
         marks[start:stop] = 1
     return marks
+
+
+def _marked_slices(
+    slices: int, labels: Sequence[float], marks: Marks, slice_ids: Sequence[str | None]
+) -> np.ndarray:
+    """Marks brought to the slices; of the other labels only the absence in the study is known."""
+    width = max(len(labels), 1)
+    table = np.full((slices, width), UNKNOWN, np.int8)
+    for place, label in enumerate(labels):
+        if label == 0:
+            table[:, place] = 0
+    resolved = marks.resolve(slice_ids)
+    if marks.label < len(labels) and labels[marks.label] == 0 and (resolved == 1).any():
+        raise CTDataError(
+            f"{int((resolved == 1).sum())} slices are marked positive in a study whose label is 0"
+        )
+    table[:, marks.label] = resolved
+    return table.reshape(-1)
+
+
+def positive_slices(row: dict[str, Any]) -> int | None:
+    """Slices of a row with any label 1; None when nothing is known of single slices."""
+    marks = row["slice_labels"]
+    if not len(marks):
+        return None
+    return int((marks.reshape(row["shape"][0], -1) == 1).any(axis=1).sum())
 
 
 def _published_report(report: GeometryReport) -> str:
@@ -88,6 +134,7 @@ def study_row(
     split: str,
     labels: Sequence[float],
     ranges: Sequence[tuple[int, int]],
+    marks: Marks | None = None,
     weight: float = 1.0,
     slice_ids: bool = False,
 ) -> dict[str, Any]:
@@ -101,7 +148,7 @@ def study_row(
         "shape": list(volume.hu.shape),
         "spacing": list(volume.spacing),
         "z_mm": volume.z_mm.tolist(),
-        "slice_labels": slice_labels(len(volume.hu), known, ranges),
+        "slice_labels": slice_labels(len(volume.hu), known, ranges, marks, volume.slice_ids),
         "study_label": int(max(known)) if known else -1,
         "labels": known,
         "weight": float(weight),

@@ -54,7 +54,9 @@ def _folder(
         table = table_of_studies(data_dir)
     else:
         table = read_labels_table(labels, data_dir, label_columns=label_columns)
-    provenance = Provenance("folder", licence=licence) if licence else Provenance("folder")
+    provenance = Provenance("folder")
+    if licence:  # whoever states a licence has looked at it
+        provenance = Provenance("folder", licence=licence, redistributable=True)
     return Source(table, provenance)
 
 
@@ -89,6 +91,7 @@ def _phantom(
             description="Generated chest CT studies with nodules among vessels. A test object that "
             "says nothing about how a network fares on patients.",
             licence="Generated data, free of any claim.",
+            redistributable=True,
         ),
     )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CTVideoError
 from .labels import StudyEntry
 from .manifest import digest_of
-from .rows import study_row, write_row
+from .rows import positive_slices, study_row, write_row
 
 if TYPE_CHECKING:
     from ..dicom import CTVolume
@@ -44,6 +44,8 @@ class StudyTask:
         """Changes when the table says something else of the study."""
         entry = self.entry
         said = [entry.labels, entry.ranges, entry.weight, self.split, self.patient_hash]
+        if entry.marks is not None:
+            said.append(entry.marks.said())
         return digest_of(said)[:16]
 
 
@@ -80,7 +82,6 @@ def prepare_study(task: StudyTask, target: str) -> dict[str, Any]:
             reject["reason"] = reject["reason"].replace(task.entry.path.name, task.study_id)
         return reject
     size, digest = write_row(row, Path(target))
-    marks = row["slice_labels"]
     return {
         "study_id": task.study_id,
         "key": task.key,
@@ -89,7 +90,7 @@ def prepare_study(task: StudyTask, target: str) -> dict[str, Any]:
         "shape": row["shape"],
         "spacing": [round(value, 6) for value in row["spacing"]],
         "labels": row["labels"],
-        "positive_slices": int(marks.sum()) if len(marks) else None,
+        "positive_slices": positive_slices(row),
         "bytes": size,
         "sha256": digest,
         "fingerprint": stamp,
@@ -105,6 +106,7 @@ def _row(task: StudyTask, volume: CTVolume) -> dict[str, Any]:
         split=task.split,
         labels=task.entry.labels,
         ranges=task.entry.ranges,
+        marks=task.entry.marks,
         weight=task.entry.weight,
         slice_ids=task.slice_ids,
     )
