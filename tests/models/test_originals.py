@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pytorchvideo.models.r2plus1d import create_r2plus1d
 
 from ct_video_hf.models import create_model, get_backbone, list_backbones
 from ct_video_hf.models.slowfast import slow_frames
@@ -123,6 +124,20 @@ def test_slowfast_names_the_length_it_takes():
     free.load_state_dict(model.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(free(clip[:, :8]).logits, model(clip[:, :8]).logits)
+
+
+def test_r2plus1d_gives_logits_where_the_published_head_gives_probabilities():
+    sizes = ORIGINALS["r2plus1d_r50"].sizes
+    published = enliven(
+        create_r2plus1d(stem_dim_out=8, model_num_class=5, head_pool_kernel_size=(2, 1, 1))
+    )
+    ours = create_model("r2plus1d_r50", num_labels=5, **sizes)
+    load_published(ours, published.state_dict(), get_backbone("r2plus1d_r50"))
+    pixels = torch.randn(2, 5, 3, 32, 32)  # one position of the head's window
+    with torch.no_grad():
+        probabilities, logits = published.eval()(pixels.transpose(1, 2)), ours(pixels).logits
+    torch.testing.assert_close(logits.softmax(1), probabilities)
+    assert (logits.sum(1) - 1).abs().min() > 1e-3
 
 
 @pytest.mark.slow
