@@ -21,7 +21,6 @@ _EXPORTS = {
     "Provenance": "prepared",
     "SOURCES": "sources",
     "SliceMarks": "marks",
-    "SpanMarks": "marks",
     "StudyEntry": "labels",
     "build_clip_index": "clips",
     "clip_sampling_weights": "sampling",
@@ -54,7 +53,6 @@ __all__ = [
     "PrepareSummary",
     "Provenance",
     "SliceMarks",
-    "SpanMarks",
     "StudyEntry",
     "build_clip_index",
     "clip_sampling_weights",
@@ -82,7 +80,7 @@ if TYPE_CHECKING:
     from .labels import LabelsTable, StudyEntry, read_labels_table
     from .loading import load_prepared, summarize_set, verify_set
     from .manifest import read_manifest
-    from .marks import SliceMarks, SpanMarks
+    from .marks import SliceMarks
     from .prepared import (
         PrepareOptions,
         PrepareSummary,

@@ -38,7 +38,8 @@ def estimate_set(
     for place in picks:
         began = time.monotonic()
         try:
-            volume = read_ct(entries[place].path, options.policy, in_plane=options.size)
+            entry = entries[place]
+            volume = read_ct(entry.path, options.policy, series=entry.series, in_plane=options.size)
         except CTVideoError as error:
             rejects.append(str(error))
             continue

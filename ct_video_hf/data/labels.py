@@ -31,7 +31,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from .errors import CTDataError
-from .marks import Marks, SliceMarks, SpanMarks
+from .marks import Marks, SliceMarks
 
 if TYPE_CHECKING:
     import pandas
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 __all__ = [
     "SPLITS",
     "LabelsTable",
+    "SideTable",
     "SliceMarks",
-    "SpanMarks",
     "StudyEntry",
     "read_labels_table",
     "table_of_studies",
@@ -77,8 +77,10 @@ class StudyEntry:
     weight : float
     row : int
         First row of the study in the table; the header is row 1.
-    marks : SliceMarks, SpanMarks or None
+    marks : Marks or None
         Labels of single slices by SOP Instance UID, where the source knows them by name.
+    series : str or None
+        Series Instance UID, where ``path`` may hold more than this series.
     """
 
     study: str
@@ -90,6 +92,7 @@ class StudyEntry:
     weight: float = 1.0
     row: int = 0
     marks: Marks | None = None
+    series: str | None = None
 
     @property
     def patient_key(self) -> str:
@@ -98,12 +101,43 @@ class StudyEntry:
 
 
 @dataclass(frozen=True)
+class SideTable:
+    """A further table of a set, written beside its studies as ``<name>.csv``.
+
+    Rows name their study in the column ``study``, as the labels table does; in the set it bears the
+    study's id. Rows of studies that are not in the set are left out.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[dict[str, Any], ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class LabelsTable:
-    """All studies of a table in its order; ``label_names`` has one name a label, or none."""
+    """All studies of a table in its order.
+
+    Attributes
+    ----------
+    entries : tuple of StudyEntry
+    label_names : tuple of str
+        One name a label, or none.
+    has_patients : bool
+        Whether the table says whose each study is.
+    secret_names : bool
+        Whether names of studies identify, so that a set has hashes in their place unless its maker
+        says otherwise.
+    parameters : dict
+        What the labels were made with; a set is begun and continued with the same.
+    side_tables : tuple of SideTable
+    """
 
     entries: tuple[StudyEntry, ...]
     label_names: tuple[str, ...] = ()
     has_patients: bool = False
+    secret_names: bool = False
+    parameters: dict[str, Any] = field(default_factory=dict)
+    side_tables: tuple[SideTable, ...] = ()
 
     def __len__(self) -> int:
         return len(self.entries)

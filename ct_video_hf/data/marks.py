@@ -1,9 +1,9 @@
 """Labels of single slices by SOP Instance UID: what the table says, before the scan is read.
 
 Which place a slice has in the volume is known only once the scan is read, so the labels travel to
-the worker by name and are brought to the slices there. Both classes answer ``resolve(slice_ids)``
-with one label a slice, and ``said()`` with what decides it; that is all the room asks of a further
-kind.
+the worker by name and are brought to the slices there. A kind of marks answers
+``resolve(slice_ids, z_mm)`` with one label a slice, and ``said()`` with what decides it; that is
+all the room asks of a further kind (:class:`.lidc.rules.OutlineMarks` is one).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from .errors import CTDataError
 
-__all__ = ["UNKNOWN", "Marks", "SliceMarks", "SpanMarks"]
+__all__ = ["UNKNOWN", "Marks", "SliceMarks"]
 
 #: The label of a slice of which nothing is known.
 UNKNOWN = -1
@@ -35,8 +35,10 @@ class Marks(Protocol):
     def label(self) -> int:
         """Place of the label that is meant among the label names of the table."""
 
-    def resolve(self, slice_ids: Sequence[str | None]) -> np.ndarray:
-        """int8 (slices,): 1, 0 or -1 (unknown) for the slices with these ids, in their order."""
+    def resolve(
+        self, slice_ids: Sequence[str | None], z_mm: Sequence[float] | np.ndarray
+    ) -> np.ndarray:
+        """int8 (slices,): 1, 0 or -1 (unknown) for the slices with these ids and heights."""
 
     def said(self) -> str:
         """A digest of everything that decides what :meth:`resolve` answers."""
@@ -98,7 +100,9 @@ class SliceMarks:
     def __len__(self) -> int:
         return len(self.values)
 
-    def resolve(self, slice_ids: Sequence[str | None]) -> np.ndarray:
+    def resolve(
+        self, slice_ids: Sequence[str | None], z_mm: Sequence[float] | np.ndarray = ()
+    ) -> np.ndarray:
         """The label of each slice of a volume.
 
         Parameters
@@ -106,6 +110,8 @@ class SliceMarks:
         slice_ids : sequence of (str or None)
             Of :class:`ct_video_hf.dicom.CTVolume`; a slice without one was put between measured
             slices, and its label is unknown.
+        z_mm : sequence of float
+            Likewise; these marks go by name and do not need it.
 
         Returns
         -------
@@ -140,88 +146,6 @@ class SliceMarks:
         """A digest of names and labels."""
         rule = f"{self.others}\0{self.absent}\0{self.label}\0"
         return hashlib.sha256(rule.encode() + self.ids.encode() + self.values).hexdigest()[:32]
-
-
-@dataclass(frozen=True)
-class SpanMarks:
-    """Stretches of slices, each from the lowest to the highest of its named slices, counted.
-
-    Attributes
-    ----------
-    spans : str
-        A line a span, its names separated by tabs. Build it with :meth:`from_spans`.
-    groups : tuple of int
-        One a span: only spans of one group are counted together.
-    least : int
-        A slice is positive when at least so many spans of one group cover it.
-    label : int
-        Place of the label among the label names of the table.
-    """
-
-    spans: str
-    groups: tuple[int, ...]
-    least: int = 1
-    label: int = 0
-
-    @classmethod
-    def from_spans(
-        cls,
-        spans: Iterable[Sequence[str]],
-        *,
-        groups: Sequence[int] | None = None,
-        least: int = 1,
-        label: int = 0,
-    ) -> SpanMarks:
-        """Marks from the names in each span.
-
-        Parameters
-        ----------
-        spans : iterable of sequences of str
-            Only the lowest and the highest of the names matter; they may be given in any order.
-        groups : sequence of int, optional
-            The group of each span; all are of one group when None. Only spans of one group add up.
-        least, label : int
-        """
-        lines = [list(dict.fromkeys(span)) for span in spans]
-        for names in lines:
-            _check_names(names)
-        groups = (0,) * len(lines) if groups is None else tuple(int(group) for group in groups)
-        if len(groups) != len(lines):
-            raise CTDataError(f"{len(lines)} spans have {len(groups)} groups; one each is needed")
-        if least < 1:
-            raise CTDataError(f"least is {least}; at least one span makes a slice positive")
-        return cls("\n".join("\t".join(names) for names in lines), groups, least, label)
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def resolve(self, slice_ids: Sequence[str | None]) -> np.ndarray:
-        """int8 (slices,), 1 or 0, as :meth:`SliceMarks.resolve`; names must all be there."""
-        places: dict[str, list[int]] = {}
-        for place, name in enumerate(slice_ids):
-            if name is not None:
-                places.setdefault(name, []).append(place)
-        lines = [line.split("\t") for line in self.spans.split("\n")] if self.groups else []
-        names = {name for line in lines for name in line}
-        absent = len(names - set(places))
-        if absent:
-            raise CTDataError(
-                f"{absent} of {len(names)} outlined slices are not among the {len(slice_ids)} "
-                f"slices of the volume: {_ADVICE}"
-            )
-        counts = {group: np.zeros(len(slice_ids), int) for group in self.groups}
-        for line, group in zip(lines, self.groups, strict=True):
-            covered = [place for name in line for place in places[name]]
-            counts[group][min(covered) : max(covered) + 1] += 1
-        marks = np.zeros(len(slice_ids), np.int8)
-        for count in counts.values():
-            marks |= (count >= self.least).astype(np.int8)
-        return marks
-
-    def said(self) -> str:
-        """A digest of the spans and how they are counted."""
-        rule = f"spans\0{self.groups}\0{self.least}\0{self.label}\0{self.spans}"
-        return hashlib.sha256(rule.encode()).hexdigest()[:32]
 
 
 def _check_names(names: Iterable[str]) -> None:

@@ -26,6 +26,7 @@ from .errors import CTDataError
 from .labels import SPLITS, LabelsTable
 from .manifest import (
     SetFolder,
+    digest_of,
     journal_line,
     read_manifest,
     salted_hash,
@@ -74,8 +75,9 @@ class PrepareOptions:
         Keep SOP Instance UIDs in the set. They are identifiers: leave this off for anything that
         is shared.
     hash_study_ids : bool or None
-        Replace study names by salted hashes; the key stays in ``private/``. None: only when there
-        is no labels table, because folder names may be names of patients.
+        Replace study names by salted hashes; the key stays in ``private/``. None: only where names
+        identify, because there is no labels table (folder names may be names of patients) or the
+        source says so.
     fractions, split_seed
         Of :func:`.splits.split_patients`; splits in the table win.
     salt : str or None
@@ -168,7 +170,7 @@ def prepare_table(
             tasks = [replace(task, threads=1) for task in tasks]
         folder.open(parameters)
         records, todo = _compare(folder, tasks, prune, progress)
-        if not todo and _is_whole(folder, records, tasks):
+        if not todo and _is_whole(folder, tasks, table):
             rejects: list[dict[str, str]] = []
         else:
             journal = folder.begin_journal(records.values())
@@ -209,7 +211,9 @@ def _plan(
 ) -> tuple[list[StudyTask], dict[str, Any]]:
     """A task a study, and what ``parameters.json`` records."""
     salt = folder.salt(options.salt)
-    hashed = not table.label_names if options.hash_study_ids is None else options.hash_study_ids
+    hashed = options.hash_study_ids
+    if hashed is None:
+        hashed = table.secret_names or not table.label_names
     tasks = [
         StudyTask(
             entry=entry,
@@ -233,6 +237,7 @@ def _plan(
         "hashed_study_ids": hashed,
         "label_names": list(table.label_names),
         "salt_check": salted_hash(salt, "check", ""),
+        **table.parameters,
     }
     return tasks, parameters
 
@@ -276,12 +281,29 @@ def _compare(
     return {study: records[study] for study in records if study in kept}, todo
 
 
-def _is_whole(folder: SetFolder, records: dict, tasks: list[StudyTask]) -> bool:
-    """Nothing to do: the manifest stands and lists exactly these studies in this order."""
+def _is_whole(folder: SetFolder, tasks: list[StudyTask], table: LabelsTable) -> bool:
+    """Nothing to do: the manifest lists exactly these studies in this order, and side tables."""
     if not (folder.path / "manifest.json").is_file():
         return False
-    listed = [record["study_id"] for record in read_manifest(folder.path)["studies"]]
-    return listed == [task.study_id for task in tasks]
+    manifest = read_manifest(folder.path)
+    listed = [record["study_id"] for record in manifest["studies"]]
+    if listed != [task.study_id for task in tasks]:
+        return False
+    return manifest.get("side_tables", {}) == _side_digests(table)
+
+
+def _side_digests(table: LabelsTable) -> dict[str, str]:
+    return {side.name: digest_of([side.columns, side.rows]) for side in table.side_tables}
+
+
+def _write_side_tables(
+    folder: SetFolder, tasks: list[StudyTask], records: dict[str, Any], table: LabelsTable
+) -> None:
+    """The tables beside the studies, under the names that the studies have in the set."""
+    names = {task.entry.study: task.study_id for task in tasks if task.study_id in records}
+    for side in table.side_tables:
+        rows = (row | {"study": names[row["study"]]} for row in side.rows if row["study"] in names)
+        write_csv(folder.path / f"{side.name}.csv", side.columns, rows)
 
 
 def _work(
@@ -354,7 +376,9 @@ def _finish(
         "label_names": list(table.label_names),
         "splits": {name: sum(r["split"] == name for r in members) for name in SPLITS},
         "rejected": len(rejects),
+        "side_tables": _side_digests(table),
         "studies": members,
     }
+    _write_side_tables(folder, tasks, records, table)
     write_data_card(folder.path, manifest, rejects)
     folder.finish(manifest, rejects)

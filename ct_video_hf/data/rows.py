@@ -62,6 +62,7 @@ def slice_labels(
     ranges: Sequence[tuple[int, int]],
     marks: Marks | None = None,
     slice_ids: Sequence[str | None] = (),
+    z_mm: Sequence[float] | np.ndarray = (),
 ) -> np.ndarray:
     """int8 labels of the slices: 1, 0, or -1 where nothing is known.
 
@@ -75,7 +76,7 @@ def slice_labels(
         the study's label.
     """
     if marks is not None:
-        return _marked_slices(slices, labels, marks, slice_ids)
+        return _marked_slices(labels, marks, slice_ids, z_mm)
     beyond = [stop for _, stop in ranges if stop > slices]
     if beyond:
         raise CTDataError(
@@ -91,15 +92,18 @@ def slice_labels(
 
 
 def _marked_slices(
-    slices: int, labels: Sequence[float], marks: Marks, slice_ids: Sequence[str | None]
+    labels: Sequence[float],
+    marks: Marks,
+    slice_ids: Sequence[str | None],
+    z_mm: Sequence[float] | np.ndarray,
 ) -> np.ndarray:
     """Marks brought to the slices; of the other labels only the absence in the study is known."""
     width = max(len(labels), 1)
-    table = np.full((slices, width), UNKNOWN, np.int8)
+    table = np.full((len(slice_ids), width), UNKNOWN, np.int8)
     for place, label in enumerate(labels):
         if label == 0:
             table[:, place] = 0
-    resolved = marks.resolve(slice_ids)
+    resolved = marks.resolve(slice_ids, z_mm)
     if marks.label < len(labels) and labels[marks.label] == 0 and (resolved == 1).any():
         raise CTDataError(
             f"{int((resolved == 1).sum())} slices are marked positive in a study whose label is 0"
@@ -140,6 +144,7 @@ def study_row(
 ) -> dict[str, Any]:
     """The row of a study, ``volume`` being uint16 (slice, row, column), HU + 1024."""
     known = [float(label) for label in labels]
+    z_mm = volume.z_mm
     return {
         "study_id": study_id,
         "patient_hash": patient_hash,
@@ -147,8 +152,8 @@ def study_row(
         "volume": _stored(volume.hu),
         "shape": list(volume.hu.shape),
         "spacing": list(volume.spacing),
-        "z_mm": volume.z_mm.tolist(),
-        "slice_labels": slice_labels(len(volume.hu), known, ranges, marks, volume.slice_ids),
+        "z_mm": z_mm.tolist(),
+        "slice_labels": slice_labels(len(volume.hu), known, ranges, marks, volume.slice_ids, z_mm),
         "study_label": int(max(known)) if known else -1,
         "labels": known,
         "weight": float(weight),

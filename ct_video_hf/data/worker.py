@@ -74,7 +74,13 @@ def prepare_study(task: StudyTask, target: str) -> dict[str, Any]:
 
     try:
         stamp = fingerprint(task)
-        volume = read_ct(task.entry.path, task.policy, in_plane=task.size, workers=task.threads)
+        volume = read_ct(
+            task.entry.path,
+            task.policy,
+            series=task.entry.series,
+            in_plane=task.size,
+            workers=task.threads,
+        )
         row = _row(task, volume)
     except Exception as error:  # whatever a broken file provokes must not end the run
         reject = {"study": task.study_id, **_reject(error)}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ct_video_hf.data.errors import CTDataError
-from ct_video_hf.data.labels import LabelsTable, SliceMarks, SpanMarks, StudyEntry
+from ct_video_hf.data.labels import LabelsTable, SliceMarks, StudyEntry
 from ct_video_hf.data.loading import load_prepared
 from ct_video_hf.data.manifest import read_manifest
 from ct_video_hf.data.prepared import PrepareOptions, prepare_table
@@ -66,28 +66,6 @@ def test_marks_of_a_large_set_are_small():
     assert pickle.loads(data) == SliceMarks.from_mapping(names)  # noqa: S301
 
 
-def test_spans_cover_from_their_lowest_to_their_highest_slice():
-    spans = [["1.2.4", "1.2.1"], ["1.2.2", "1.2.3"], ["1.2.3"]]
-    assert SpanMarks.from_spans(spans).resolve(IDS).tolist() == [0, 1, 1, 1, 1, 0]
-    assert SpanMarks.from_spans(spans, least=2).resolve(IDS).tolist() == [0, 0, 1, 1, 0, 0]
-    assert SpanMarks.from_spans(spans, least=3).resolve(IDS).tolist() == [0, 0, 0, 1, 0, 0]
-    apart = SpanMarks.from_spans(spans, least=2, groups=[0, 1, 1])
-    assert apart.resolve(IDS).tolist() == [0, 0, 0, 1, 0, 0]
-    assert SpanMarks.from_spans([], least=3).resolve(IDS).tolist() == [0] * 6
-    assert SpanMarks.from_spans(spans).resolve(IDS[::-1]).tolist() == [0, 1, 1, 1, 1, 0]
-
-
-def test_spans_whose_slices_are_missing():
-    with pytest.raises(CTDataError, match="1 of 2 outlined slices are not among the 6"):
-        SpanMarks.from_spans([["1.2.1", "9"]]).resolve(IDS)
-    with pytest.raises(CTDataError, match="no slice is named"):
-        SpanMarks.from_spans([[]])
-    with pytest.raises(CTDataError, match="1 spans have 2 groups"):
-        SpanMarks.from_spans([["1"]], groups=[0, 1])
-    with pytest.raises(CTDataError, match="least is 0"):
-        SpanMarks.from_spans([["1"]], least=0)
-
-
 @pytest.mark.parametrize(
     "other",
     [
@@ -96,8 +74,6 @@ def test_spans_whose_slices_are_missing():
         SliceMarks.from_mapping({"a": 1, "b": 0}, others=0),
         SliceMarks.from_mapping({"a": 1, "b": 0}, absent="ignore"),
         SliceMarks.from_mapping({"a": 1, "b": 0}, label=1),
-        SpanMarks.from_spans([["a", "b"]]),
-        SpanMarks.from_spans([["a", "b"]], least=2),
     ],
 )
 def test_what_marks_say_tells_them_apart(other):
