@@ -6,13 +6,18 @@ Hub; they are kept in ``ct_video_hf`` inside the Hugging Face home folder.
 
 from __future__ import annotations
 
+import email.utils
 import hashlib
 import logging
 import os
+import re
+import shutil
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
@@ -29,6 +34,7 @@ logger = logging.getLogger(__name__)
 TIMEOUT_S = 30.0
 ATTEMPTS = 5
 PAUSE_S = 1.0
+LONGEST_PAUSE_S = 120.0
 _CHUNK = 1 << 20
 _GONE_FOR_GOOD = frozenset({400, 401, 403, 404, 405, 410, 451})
 
@@ -61,8 +67,8 @@ def fetch(record: WeightRecord, cache_dir: str | Path | None = None) -> Path:
     """Download published weights, or find them in the cache, and verify them.
 
     A cut download goes on where it stopped, in this process or a later one. The hash is compared
-    with the published one; where nobody published one, the hash of the first download is kept
-    beside the file and later uses are compared with it.
+    with the published one and with that of the first download, which is kept beside the file. A
+    file that lies in a cache which may only be read is used as it is found there.
 
     Parameters
     ----------
@@ -74,26 +80,51 @@ def fetch(record: WeightRecord, cache_dir: str | Path | None = None) -> Path:
     Raises
     ------
     DownloadError
-        When the server cannot be reached or refuses, the hash differs, or the file is absent in
+        When the server cannot be reached, refuses, or sends something else than the file; when the
+        hash differs, the disk is full or the cache cannot be written; or when the file is absent in
         offline mode (``HF_HUB_OFFLINE=1``).
     """
     path = cached_path(record, cache_dir)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            if constants.is_offline_mode():
-                raise DownloadError(
-                    f"{path.name} is not in the cache and HF_HUB_OFFLINE is set. Download "
-                    f"{record.url} elsewhere and put it at {path}."
-                )
-            part = path.with_name(path.name + ".part")
-            _download(record.url, part)
-            _verify(part, record.sha256, record.url)
-            _write_pin(path, sha256_of(part))
-            os.replace(part, path)
-        else:
-            _verify(path, record.sha256 or _read_pin(path), record.url)
+    with _locked(path) as may_write:
+        if path.exists():
+            _verify(path, record, may_write)
+            return path
+        if constants.is_offline_mode():
+            raise DownloadError(
+                f"{path.name} is not in the cache and HF_HUB_OFFLINE is set. Download "
+                f"{record.url} elsewhere and put it at {path}."
+            )
+        if not may_write:
+            raise DownloadError(
+                f"{path.name} is not in the cache, and nothing can be written to {path.parent}. "
+                "Name another folder with HF_HOME or cache_dir."
+            )
+        part = path.with_name(path.name + ".part")
+        _download(record.url, part)
+        _refuse_web_page(part, record.url)
+        digest = sha256_of(part)
+        if record.sha256 is not None and not digest.startswith(record.sha256):
+            part.unlink()
+            raise DownloadError(_mismatch(path.name, record.url, digest, record.sha256))
+        _write_pin(path, digest)
+        os.replace(part, path)
     return path
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Keep other processes away from ``path``; False where its folder may only be read."""
+    lock = FileLock(f"{path}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def _pin(path: Path) -> Path:
@@ -106,79 +137,177 @@ def _write_pin(path: Path, digest: str) -> None:
     os.replace(draft, _pin(path))
 
 
-def _read_pin(path: Path) -> str | None:
-    pin = _pin(path)
+def _verify(path: Path, record: WeightRecord, may_write: bool) -> None:
+    """Compare a cached file with the published hash and with the pinned one."""
+    found, pin = sha256_of(path), _pin(path)
     if pin.exists():
-        return pin.read_text(encoding="ascii").strip()
-    _write_pin(path, sha256_of(path))  # a file that the user put there
-    return None
+        pinned = pin.read_text(encoding="ascii").strip()
+    else:  # a file that the user put there
+        pinned = found
+        if may_write and (record.sha256 is None or found.startswith(record.sha256)):
+            _write_pin(path, found)
+    for expected in (record.sha256, pinned):
+        if expected is None or found.startswith(expected):
+            continue
+        words = "The damaged or exchanged file lies in the cache and cannot be removed."
+        if may_write:
+            path.unlink()
+            pin.unlink(missing_ok=True)
+            words = "The damaged or exchanged file has been removed; try again."
+        raise DownloadError(f"{_mismatch(path.name, record.url, found, expected)} {words}")
 
 
-def _verify(path: Path, expected: str | None, url: str) -> None:
-    if expected is None:
-        return
-    found = sha256_of(path)
-    if not found.startswith(expected):
-        path.unlink()
+def _mismatch(name: str, url: str | None, found: str, expected: str) -> str:
+    return f"{name} from {url} has sha256 {found}; {expected} was expected."
+
+
+def _refuse_web_page(part: Path, url: str) -> None:
+    """A login page or a portal's answer is no checkpoint, whatever its status."""
+    with part.open("rb") as file:
+        start = file.read(64).lstrip()
+    if not start or start.startswith(b"<"):
+        part.unlink()
+        what = "a web page" if start else "nothing"
         raise DownloadError(
-            f"{path.name} from {url} has sha256 {found}; {expected} was expected. The damaged or "
-            "exchanged file has been removed; try again."
+            f"{url} answered with {what} instead of a checkpoint; a proxy or a login may be in the "
+            "way. Download it with a browser and give its path, or put it into the cache."
         )
+
+
+class _Failed(OSError):
+    """An attempt that may go better later; ``pause`` is what the server asks for, in seconds."""
+
+    def __init__(self, problem: Exception, pause: float | None = None) -> None:
+        super().__init__(str(problem))
+        self.pause = pause
 
 
 def _download(url: str, part: Path) -> None:
     """Fill ``part`` from ``url``, going on after what is there."""
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise DownloadError(f"{url} is neither http nor https.")
-    for attempt in range(1, ATTEMPTS + 1):
+    failures, most = 0, _size(part)
+    while True:
         try:
-            _transfer(url, part)
-        except urllib.error.HTTPError as error:
-            if error.code == 416:  # what is there does not fit the file: start over
-                part.unlink(missing_ok=True)
-            elif error.code in _GONE_FOR_GOOD:
-                raise DownloadError(f"{url} answered {error.code} {error.reason}.") from error
-            problem: Exception = error
-        except (OSError, HTTPException) as error:
-            problem = error
-        else:
+            _attempt(url, part)
             return
-        logger.warning("Download of %s, attempt %d of %d: %s", url, attempt, ATTEMPTS, problem)
-        if attempt < ATTEMPTS:
-            time.sleep(PAUSE_S * 2 ** (attempt - 1))
-    raise DownloadError(
-        f"{url} could not be downloaded in {ATTEMPTS} attempts; the last said: {problem}. What "
-        "arrived is kept and the next try goes on from there."
-    ) from problem
+        except _Failed as error:
+            problem = error
+        failures = 0 if _size(part) > most else failures + 1
+        most = max(most, _size(part))
+        logger.warning("Download of %s stopped at %d bytes: %s", url, _size(part), problem)
+        if failures >= ATTEMPTS:
+            raise DownloadError(
+                f"{url} could not be downloaded: {ATTEMPTS} attempts in a row brought nothing; the "
+                f"last said: {problem}. What arrived is kept and the next try goes on from there."
+            ) from problem
+        usual = PAUSE_S * 2 ** max(failures - 1, 0)
+        time.sleep(usual if problem.pause is None else problem.pause)
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _attempt(url: str, part: Path) -> None:
+    """One request; problems that may pass become :class:`_Failed`, others DownloadError."""
+    try:
+        _transfer(url, part)
+    except DownloadError:
+        raise
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # what is there does not fit the file: start over
+            part.unlink(missing_ok=True)
+        elif error.code in _GONE_FOR_GOOD:
+            raise DownloadError(f"{url} answered {error.code} {error.reason}.") from error
+        raise _Failed(error, _wanted_pause(error.headers.get("Retry-After"))) from error
+    except (OSError, HTTPException) as error:
+        raise _Failed(error) from error
+
+
+def _wanted_pause(text: str | None) -> float | None:
+    """Seconds of a Retry-After header, which is a number or a date (RFC 9110, 10.2.3)."""
+    if text is None:
+        return None
+    if text.strip().isdigit():
+        seconds = float(text)
+    else:
+        try:
+            seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+        except ValueError:
+            return None
+    return min(max(seconds, 0.0), LONGEST_PAUSE_S)
 
 
 def _transfer(url: str, part: Path) -> None:
     tag_file = part.with_name(part.name + ".etag")
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(part)
     headers = {"User-Agent": "ct-video-hf"}
     if have and tag_file.exists():
         headers |= {"Range": f"bytes={have}-", "If-Range": tag_file.read_text(encoding="latin-1")}
     request = urllib.request.Request(url, headers=headers)
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-        resumed = answer.status == 206
+        if url.startswith("https:") and not answer.url.startswith("https:"):
+            raise DownloadError(f"{url} leads to {answer.url}, which is not encrypted.")
+        start = _start_of(answer, have)
         tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-        if tag and not tag.startswith("W/"):
-            tag_file.write_text(tag, encoding="latin-1")
-        _store(answer, part, have if resumed else 0)
+        with _local(part):
+            tag_file.unlink(missing_ok=True)
+            if tag and not tag.startswith("W/"):
+                tag_file.write_text(tag, encoding="latin-1")
+        _store(answer, part, start)
     tag_file.unlink(missing_ok=True)
+
+
+def _start_of(answer: HTTPResponse, have: int) -> int:
+    """Where the answer's first byte belongs: after what is there, or at the beginning."""
+    if answer.status != 206:
+        return 0
+    sent = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range") or "")
+    if sent is not None and int(sent[1]) != have:
+        raise DownloadError(
+            f"{answer.url} was asked for the bytes from {have} on and sent those from {sent[1]} on."
+        )
+    return have
+
+
+@contextmanager
+def _local(part: Path) -> Iterator[None]:
+    """Errors of the disk, which no further attempt mends."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise DownloadError(
+            f"{part.name.removesuffix('.part')} cannot be written to {part.parent}: {reason}. What "
+            "arrived is kept; make room or name another folder with HF_HOME or cache_dir."
+        ) from error
 
 
 def _store(answer: HTTPResponse, part: Path, start: int) -> None:
     length = answer.headers.get("Content-Length")
     total = None if length is None else start + int(length)
     name = part.name.removesuffix(".part")
-    with (
-        part.open("ab" if start else "wb") as file,
-        tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name) as bar,
-    ):
+    if total is not None:
+        _check_room(part, total - (start or _size(part)))
+    with _local(part):
+        file = part.open("ab" if start else "wb")
+    with file, tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name) as bar:
         while chunk := answer.read(_CHUNK):
-            file.write(chunk)
+            with _local(part):
+                file.write(chunk)
+                file.flush()
             bar.update(len(chunk))
         size = file.tell()
     if total is not None and size != total:
         raise OSError(f"the connection ended after {size} of {total} bytes")
+
+
+def _check_room(part: Path, needed: int) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if free < needed:
+        raise DownloadError(
+            f"{part.name.removesuffix('.part')} needs {needed / 1e6:,.0f} MB and {part.parent} has "
+            f"{free / 1e6:,.0f} MB left. Make room, or name another folder with HF_HOME or "
+            "cache_dir."
+        )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import email.utils
 import hashlib
 import io
 import itertools
+import shutil
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
@@ -140,6 +144,10 @@ def test_pickled_code_damage_and_other_files_are_refused(tmp_path, capsys):
     torch.save({"model_state": {"a": torch.zeros(1)}, "hook": Trap()}, trap)
     with pytest.raises(ValueError, match="never loaded"):
         read_checkpoint(trap)
+    numbers = tmp_path / "numbers.pyth"  # an accuracy as NumPy gives it is no code
+    score = {"acc": np.float32(0.7), "best": np.float64(0.8), "epoch": np.int64(3)}
+    torch.save({"model_state": {"a": torch.ones(1)}, **score}, numbers)
+    assert read_checkpoint(numbers) == {"a": torch.ones(1)}
     assert "ran" not in capsys.readouterr().out
     state, _ = published_state("slow_r50")
     whole = tmp_path / "whole.pyth"
@@ -226,6 +234,7 @@ class Server:
     def __init__(self, content):
         self.content, self.log = content, []
         self.status, self.cut_at, self.cuts, self.etag = 200, None, 0, '"one"'
+        self.failures, self.headers, self.offset = 10**6, {}, 0
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -242,13 +251,20 @@ class Server:
     def answer(self, handler):
         wanted = handler.headers.get("Range")
         self.log.append(wanted)
-        if self.status != 200:
-            handler.send_error(self.status)
+        if self.status != 200 and self.failures:
+            self.failures -= 1
+            handler.send_response(self.status)
+            for name, value in {"Content-Length": "0", **self.headers}.items():
+                handler.send_header(name, value)
+            handler.end_headers()
             return
         start = 0
         if wanted and handler.headers.get("If-Range") == self.etag:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
         handler.send_response(206 if start else 200)
+        if start:
+            where = f"bytes {start + self.offset}-{len(self.content) - 1}/{len(self.content)}"
+            handler.send_header("Content-Range", where)
         handler.send_header("Content-Length", str(len(self.content) - start))
         handler.send_header("ETag", self.etag)
         handler.end_headers()
@@ -312,18 +328,27 @@ def test_a_cut_download_goes_on_where_it_stopped(server, record, tmp_path):
 def test_a_later_process_goes_on_too(server, record, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "ATTEMPTS", 1)
     server.cut_at, server.cuts = 30_000, 1
-    with pytest.raises(DownloadError, match=r"downloaded in 1 attempts.*goes on"):
+    server_down_after_the_cut(server, monkeypatch)
+    with pytest.raises(DownloadError, match=r"1 attempts in a row brought nothing.*goes on"):
         fetch(record, tmp_path)
+    server.status = 200
     assert not cached_path(record, tmp_path).exists()
     fetch(record, tmp_path)
-    assert server.log == [None, "bytes=30000-"]
+    assert server.log == [None, "bytes=30000-", "bytes=30000-"]
+
+
+def server_down_after_the_cut(server, monkeypatch):
+    """The pause after the first failure is when the server goes."""
+    monkeypatch.setattr(download.time, "sleep", lambda _: setattr(server, "status", 503))
 
 
 def test_a_file_exchanged_in_between_is_not_glued(server, record, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    monkeypatch.setattr(download, "ATTEMPTS", 2)
     server.cut_at, server.cuts = 30_000, 1
+    server_down_after_the_cut(server, monkeypatch)
     with pytest.raises(DownloadError):
         fetch(record, tmp_path)
+    server.status = 200
     server.etag, server.content = '"two"', server.content[::-1]
     assert fetch(record, tmp_path).read_bytes() == server.content
 
@@ -359,9 +384,99 @@ def test_only_passing_errors_are_tried_again(server, record, tmp_path, status, r
     assert len(server.log) == requests
 
 
+def test_the_pause_is_the_servers(server, record, tmp_path, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(download.time, "sleep", pauses.append)
+    server.status, server.failures, server.headers = 429, 2, {"Retry-After": "7"}
+    assert fetch(record, tmp_path / "a").read_bytes() == server.content
+    soon = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
+    server.failures, server.headers = 1, {"Retry-After": soon}
+    fetch(record, tmp_path / "b")
+    server.failures, server.headers = 1, {"Retry-After": "86400"}
+    fetch(record, tmp_path / "c")
+    server.failures, server.headers = 1, {"Retry-After": "later"}
+    fetch(record, tmp_path / "d")
+    assert pauses[:2] == [7.0, 7.0]
+    assert 30 < pauses[2] <= 40
+    assert pauses[3:] == [download.LONGEST_PAUSE_S, 0.0]  # PAUSE_S is 0 here
+
+
+def test_many_cuts_are_no_failure_while_something_arrives(server, record, tmp_path):
+    server.cut_at, server.cuts = len(server.content) // 12, 11
+    assert fetch(record, tmp_path).read_bytes() == server.content
+    assert len(server.log) == 12 > download.ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"\n<!DOCTYPE html><h1>Log in</h1>", "a web page"), (b"", "nothing")]
+)
+def test_a_web_page_is_no_checkpoint(server, record, tmp_path, content, words):
+    server.content = content
+    with pytest.raises(DownloadError, match=f"answered with {words} instead of a checkpoint"):
+        fetch(record, tmp_path)
+    assert [item.name for item in tmp_path.iterdir()] == ["SLOW.pyth.lock"]
+
+
+def test_bytes_of_another_place_are_not_glued(server, record, tmp_path):
+    server.cut_at, server.cuts, server.offset = 20_000, 1, 5
+    with pytest.raises(DownloadError, match="bytes from 20000 on and sent those from 20005 on"):
+        fetch(record, tmp_path)
+
+
+def test_a_full_disk_is_no_reason_to_ask_again(server, record, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(DownloadError, match=r"needs 0 MB and .* has 0 MB left"):
+        fetch(record, tmp_path)
+    monkeypatch.undo()
+    full = replace(record, url=record.url.replace("SLOW.pyth", "full.pyth"))
+    (tmp_path / "full.pyth.part").symlink_to("/dev/full")  # every write to it fails so
+    with pytest.raises(DownloadError, match=r"full\.pyth cannot be written .*No space left"):
+        fetch(full, tmp_path)
+    assert len(server.log) == 2
+
+
+def test_a_cache_that_can_only_be_read(server, record, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(DownloadError, match="nothing can be written to"):
+        fetch(record, tmp_path / "file" / "cache")
+    assert server.log == []
+    path = fetch(record, tmp_path / "cache")
+
+    def refuse(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(download.FileLock, "acquire", refuse)
+    assert fetch(record, tmp_path / "cache") == path
+    path.write_bytes(b"x" + path.read_bytes())
+    with pytest.raises(DownloadError, match=r"has sha256 .* cannot be removed"):
+        fetch(record, tmp_path / "cache")
+    assert path.exists()
+
+
+def test_a_bad_file_that_a_user_put_there_leaves_no_pin(server, record, tmp_path):
+    path = cached_path(record, tmp_path)
+    path.write_bytes(b"something else")
+    digest = hashlib.sha256(server.content).hexdigest()
+    wanted = replace(record, sha256=digest)
+    with pytest.raises(DownloadError, match=f"{digest} was expected"):
+        fetch(wanted, tmp_path)
+    assert fetch(wanted, tmp_path).read_bytes() == server.content
+
+
+def test_a_redirect_to_plain_http_is_refused(record, tmp_path, monkeypatch):
+    answer = io.BytesIO(b"checkpoint")
+    answer.url, answer.status, answer.headers = "http://mirror.example/SLOW.pyth", 200, {}
+    monkeypatch.setattr(download.urllib.request, "urlopen", lambda *args, **kwargs: answer)
+    with pytest.raises(
+        DownloadError, match=r"leads to http://mirror\.example/SLOW\.pyth, which is"
+    ):
+        fetch(replace(record, url="https://official.example/SLOW.pyth"), tmp_path)
+
+
 def test_no_server_at_all(server, record, tmp_path):
     gone = replace(record, url="http://127.0.0.1:9/SLOW.pyth")
-    with pytest.raises(DownloadError, match="could not be downloaded in 5 attempts"):
+    with pytest.raises(DownloadError, match="could not be downloaded: 5 attempts in a row"):
         fetch(gone, tmp_path)
     with pytest.raises(DownloadError, match="neither http nor https"):
         fetch(replace(record, url="file:///etc/passwd"), tmp_path)
