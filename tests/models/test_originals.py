@@ -96,7 +96,7 @@ def test_initial_weights_have_the_originals_spread(name):
     original = create_model(name, num_labels=5, **sizes)
     load_published(original, build().state_dict(), get_backbone(name))
     for key, expected in original.state_dict().items():
-        if expected.ndim < 2:  # norms, biases and statistics
+        if expected.ndim < 2 and ".gru." not in key:  # norms, biases and statistics
             assert torch.equal(ours[key], expected) or key == "classifier.bias", key
         elif expected.numel() > 500:
             assert ours[key].std() == pytest.approx(expected.std(), rel=0.25), key
@@ -150,7 +150,8 @@ def test_the_full_size_hub_network(name):
     ours = create_model(name, num_labels=classes)
     assert load_published(ours, original.state_dict(), get_backbone(name)) == []
     assert count_parameters(ours) == count_parameters(original)
-    assert round(count_parameters(ours) / 1e6, 3) == reference.million
+    if reference.million is not None:
+        assert round(count_parameters(ours) / 1e6, 3) == reference.million
     assert get_backbone(name).million_parameters == reference.million
     pixels = torch.rand(1, frames, 3, rows, columns)
     with torch.no_grad():

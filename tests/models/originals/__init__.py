@@ -47,8 +47,8 @@ class Original:
         Builds the published network with its classes, without a final activation.
     full_clip : (frames, rows, columns)
         A clip for ``full``.
-    million : float
-        Parameters of ``full`` in millions, to three digits.
+    million : float or None
+        Parameters of ``full`` in millions, to three digits; None where nobody published it.
     feed : callable
         network, pixels (batch, frame, channel, row, column) -> logits.
     parts : callable
@@ -61,7 +61,7 @@ class Original:
     sizes: Mapping[str, Any]
     full: Callable[[], nn.Module]
     full_clip: tuple[int, int, int]
-    million: float
+    million: float | None
     clips: tuple[tuple[int, int, int], tuple[int, int, int]] = ((3, 32, 32), (5, 48, 64))
     feed: Callable[[nn.Module, torch.Tensor], torch.Tensor] = _one_tensor
     parts: Callable[[nn.Module], tuple[nn.Module, nn.Module, nn.Module]] = _by_blocks
