@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "finetune a backbone on a prepared set",
     "evaluate": "score a model on a prepared set, with intervals",
     "predict": "predict on scans: a DICOM folder, a zip, NIfTI, or a folder of studies",
+    "convert": "turn published weights into a model folder; list all backbones",
     "card": "render or check the model card of a model folder",
 }
 

@@ -2,6 +2,7 @@
 
 from .card import ModelCardFacts, render_model_card, write_model_card
 from .card_check import check_card_text, check_model_card
+from .convert import convert_checkpoint, describe_registry, download_weights
 from .model_folder import check_model_folder, find_local_paths, save_model_folder
 
 __all__ = [
@@ -9,6 +10,9 @@ __all__ = [
     "check_card_text",
     "check_model_card",
     "check_model_folder",
+    "convert_checkpoint",
+    "describe_registry",
+    "download_weights",
     "find_local_paths",
     "render_model_card",
     "save_model_folder",

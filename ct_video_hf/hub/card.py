@@ -17,6 +17,12 @@ from typing import Any
 from ..errors import CTVideoError
 from ..evaluation import AGGREGATIONS, describe_aggregation
 from ..files import replacing
+from .card_conversion import (
+    CONVERSION_FILE,
+    conversion_limits,
+    conversion_summary,
+    conversion_words,
+)
 from .card_rows import (
     aggregation_code,
     data_words,
@@ -66,6 +72,8 @@ class ModelCardFacts:
         ``training_config.json``; empty for a model that was not trained here.
     metrics : dict
         ``metrics.json``; empty when nothing was measured.
+    conversion : dict
+        ``conversion.json``; empty unless the weights are a converted checkpoint's as they are.
     figures : list of (path, description)
         Pictures in the folder that the card shows.
     license : str or None
@@ -80,6 +88,7 @@ class ModelCardFacts:
     metrics: dict[str, Any] = field(default_factory=dict)
     figures: list[tuple[str, str]] = field(default_factory=list)
     license: str | None = None
+    conversion: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_folder(
@@ -117,6 +126,7 @@ class ModelCardFacts:
             metrics=_read(path / "metrics.json"),
             figures=figures,
             license=license,
+            conversion={} if training else _read(path / CONVERSION_FILE),
         )
 
     @property
@@ -190,15 +200,19 @@ def render_model_card(facts: ModelCardFacts) -> str:
     text = template.render(
         metadata=_metadata(facts),
         name=facts.name,
+        backbone=_backbone(facts),
         model_id=facts.model_id,
         summary=_summary(facts),
         intended_use=_intended_use(facts),
-        model_rows=model_rows(facts.config, training, facts.labels),
-        weight_rows=weight_rows(training, facts.license),
-        data_words=data_words(training),
+        model_rows=model_rows(facts.config, training or facts.conversion, facts.labels),
+        weight_rows=weight_rows(training, facts.license, facts.conversion),
+        converted=bool(facts.conversion),
+        data_words=_data_words(facts),
         split_rows=split_rows(training),
         processor_rows=processor_rows(facts.processor),
-        training_words=_training_words(training),
+        training_words=conversion_words(facts.conversion)
+        if facts.conversion
+        else _training_words(training),
         training_rows=training_rows(training),
         command=training.get("command"),
         aggregation_words=describe_aggregation(*facts.aggregation),
@@ -209,7 +223,7 @@ def render_model_card(facts: ModelCardFacts) -> str:
         figures=facts.figures,
         calibration_words=_calibration_words(metrics),
         limits=_limits(facts),
-        versions=versions_line(training),
+        versions=versions_line(training or facts.conversion),
         citation=_CITATION,
     )
     return re.sub(r"\n{3,}", "\n\n", text)
@@ -236,7 +250,8 @@ def _folder_name(path: Path, training: dict[str, Any]) -> str:
 
 
 def _backbone(facts: ModelCardFacts) -> str:
-    return str(facts.training.get("backbone") or facts.config.get("model_type"))
+    known = facts.training.get("backbone") or facts.conversion.get("backbone")
+    return str(known or facts.config.get("model_type"))
 
 
 def _set_name(training: dict[str, Any]) -> str | None:
@@ -244,6 +259,8 @@ def _set_name(training: dict[str, Any]) -> str | None:
 
 
 def _summary(facts: ModelCardFacts) -> str:
+    if facts.conversion:
+        return conversion_summary(facts.conversion)
     labels = ", ".join(f"“{label}”" for label in facts.labels)
     words = f"A {_backbone(facts)} video network that reads a chest CT in clips of slices"
     words += f" and scores {labels}."
@@ -258,6 +275,12 @@ def _intended_use(facts: ModelCardFacts) -> str:
         "for other chest CT tasks. It has been tried on nothing but the data below; any other "
         "scanner, protocol, population or question has to be evaluated first."
     )
+
+
+def _data_words(facts: ModelCardFacts) -> str:
+    if facts.conversion:
+        return "No CT scan. What the published weights were trained on stands in the table above."
+    return data_words(facts.training)
 
 
 def _training_words(training: dict[str, Any]) -> str:
@@ -299,6 +322,8 @@ def _calibration_words(metrics: dict[str, Any]) -> str:
 
 
 def _limits(facts: ModelCardFacts) -> list[str]:
+    if facts.conversion:
+        return conversion_limits(facts.conversion)
     limits = [
         "Scores are not calibrated, and no operating point was chosen.",
         "Performance in other hospitals, on other scanners and in subgroups was not measured.",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .card_conversion import conversion_rows
+
 __all__ = [
     "aggregation_code",
     "data_words",
@@ -52,6 +54,8 @@ def model_rows(
     config: dict[str, Any], training: dict[str, Any], labels: list[str]
 ) -> list[tuple[str, str]]:
     """Network, size and input."""
+    if len(labels) > 10:
+        labels = [*labels[:3], "...", f"{len(labels)} in all"]
     parameters, side = training.get("parameters"), _plain(config.get("image_size"))
     binary = config.get("problem_type") != "single_label_classification"
     outputs = "one logit a label, sigmoid" if binary else "one logit a class, softmax"
@@ -68,9 +72,14 @@ def model_rows(
     ]
 
 
-def weight_rows(training: dict[str, Any], license: str | None) -> list[tuple[str, str]]:
+def weight_rows(
+    training: dict[str, Any], license: str | None, conversion: dict[str, Any]
+) -> list[tuple[str, str]]:
     """Where training started, and every licence on its own line."""
     rows = [("licence of the code", "Apache-2.0")]
+    if conversion:
+        rows += [(words, _plain(text)) for words, text in conversion_rows(conversion)]
+        return [*rows, ("licence of this folder's weights", _plain(license or NOT_STATED))]
     rows += _starting_weights(training)
     provenance = _provenance(training)
     rows.append(("licence of the training data", _plain(provenance.get("licence") or NOT_STATED)))
@@ -85,6 +94,11 @@ def _starting_weights(training: dict[str, Any]) -> list[tuple[str, str]]:
     if given in (None, "none"):
         return [("starting weights", "random; no pretraining")]
     record = _weight_record(training.get("backbone"), given)
+    if record is None and training.get("converted_from"):
+        converted = [
+            (words, _plain(text)) for words, text in conversion_rows(training["converted_from"])
+        ]
+        return [("starting weights", f"`{_plain(given)}`, a converted checkpoint"), *converted]
     if record is None:
         return [("starting weights", f"`{_plain(given)}`"), ("their licence", NOT_STATED)]
     return [

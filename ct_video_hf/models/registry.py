@@ -21,13 +21,13 @@ from .base import CTVideoClassifier, CTVideoConfig
 from .processing_ct import CTVideoProcessor
 from .records import Backbone, WeightRecord
 from .weights import (
-    class_names,
     fetch,
     labels_of,
     layout_of,
     load_published,
     read_checkpoint,
     read_folder,
+    torchvision_facts,
 )
 
 __all__ = [
@@ -207,8 +207,8 @@ def _published_labels(
             f"keep_head=True keeps {found} labels, and {asked} are asked for; leave one out."
         )
     fields = {"problem_type": "single_label_classification"} if found > 1 else {}
-    names = class_names(published) if published is not None else None
-    if names is not None and len(names) == found:
+    names = [] if published is None else torchvision_facts(published).get("categories", [])
+    if len(names) == found:
         fields["id2label"] = dict(enumerate(names))
         fields["label2id"] = {name: index for index, name in enumerate(names)}
     return fields | overrides
@@ -251,11 +251,21 @@ def _saved_config(record: Backbone, folder: Path, overrides: dict[str, Any]) -> 
     return config
 
 
-def processor_for(backbone: str, **overrides: Any) -> CTVideoProcessor:
+def processor_for(backbone: str, weights: str | None = None, **overrides: Any) -> CTVideoProcessor:
     """The processor that fits a backbone: clip, plane and channels; normalised as its weights were.
 
-    Planes are brought to 8/7 of the network's size and cropped (256 -> 224), as in the paper.
-    Keywords replace fields of :class:`.processing_ct.CTVideoProcessor`.
+    Planes are brought to 8/7 of the network's size and cropped (256 -> 224), as in the paper. Where
+    ``num_channels`` is not that of the weights, each channel gets the average of their mean and
+    standard deviation.
+
+    Parameters
+    ----------
+    backbone : str
+        One of :func:`list_backbones`.
+    weights : str, optional
+        Which published weights, where there are several; None takes the first.
+    **overrides
+        Replace fields of :class:`.processing_ct.CTVideoProcessor`.
     """
     record = get_backbone(backbone)
     config = _config(record, 1, {})
@@ -264,11 +274,15 @@ def processor_for(backbone: str, **overrides: Any) -> CTVideoProcessor:
         "crop_size": config.image_size,
         "num_channels": config.num_channels,
         "num_frames": config.num_frames,
-    }
+    } | overrides
     if record.weights:
-        published = next(iter(record.weights.values()))
-        fields |= {"mean": list(published.mean), "std": list(published.std)}
-    return CTVideoProcessor(**(fields | overrides))
+        published = record.weights[weights or next(iter(record.weights))]
+        for name in ("mean", "std"):
+            values = list(getattr(published, name) or ())
+            if len(values) not in (0, fields["num_channels"]):
+                values = [sum(values) / len(values)] * fields["num_channels"]
+            fields.setdefault(name, values or None)
+    return CTVideoProcessor(**fields)
 
 
 def register_with_transformers() -> None:

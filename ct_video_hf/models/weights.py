@@ -21,7 +21,6 @@ from .download import fetch
 from .records import Backbone, Layout, WeightRecord
 
 __all__ = [
-    "class_names",
     "fetch",
     "inflate_channels",
     "labels_of",
@@ -31,6 +30,7 @@ __all__ = [
     "read_checkpoint",
     "read_folder",
     "to_our_keys",
+    "torchvision_facts",
 ]
 
 logger = logging.getLogger(__name__)
@@ -324,14 +324,16 @@ def _starts_anew(
     return not any(key.startswith(part) for key in given)
 
 
-def class_names(record: WeightRecord) -> list[str] | None:
-    """Names of the classes of published weights, where torchvision lists them; else None."""
+def torchvision_facts(record: WeightRecord) -> dict[str, Any]:
+    """What torchvision states about weights that it publishes; empty for others.
+
+    ``categories``: names of the classes; ``_file_size``: size of the file, MiB.
+    """
     for name in torchvision.models.list_models():
         for entry in torchvision.models.get_model_weights(name):
             if entry.url == record.url:
-                names = list(entry.meta["categories"])
-                return names if len(names) == record.labels else None
-    return None
+                return dict(entry.meta)
+    return {}
 
 
 def _some(names: list[str], limit: int = 8) -> str:

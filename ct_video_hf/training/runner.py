@@ -313,6 +313,7 @@ def _record(trainer: CTTrainer, parts, options, extras, seconds: float, command)
         "arguments": {**public_value(options), **extras},
         "backbone": options["backbone"],
         "weights": public_value(options["weights"]),
+        "converted_from": _converted_from(options["weights"]),
         "data": {
             "set": Path(options["data"]).name,
             "manifest": _public_manifest(Path(options["data"]) / "manifest.json"),
@@ -338,6 +339,12 @@ def _record(trainer: CTTrainer, parts, options, extras, seconds: float, command)
         "versions": versions(),
         "hardware": hardware(args.device, args.world_size),
     }
+
+
+def _converted_from(weights: str) -> dict | None:
+    """What the folder that training started from says of its own origin; see hub.convert."""
+    path = Path(weights) / "conversion.json"
+    return public_value(_read(path)) if path.is_file() else None
 
 
 def _public_manifest(path: Path) -> dict | None:

@@ -10,7 +10,6 @@ import shutil
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from ct_video_hf.models.weights import (
     map_keys,
     read_checkpoint,
 )
+from tests.support.checkpoint_server import CheckpointServer
 
 from .backbone_cases import tiny_clip, tiny_model
 
@@ -228,63 +228,15 @@ def test_weights_from_a_saved_folder(tmp_path):
 # ---- downloads ----------------------------------------------------------------------------------
 
 
-class Server:
-    """A web server with one file and switchable faults; ``log`` lists (path, Range header)."""
-
-    def __init__(self, content):
-        self.content, self.log = content, []
-        self.status, self.cut_at, self.cuts, self.etag = 200, None, 0, '"one"'
-        self.failures, self.headers, self.offset = 10**6, {}, 0
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                outer.answer(self)
-
-            def log_message(self, *args):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/zoo/SLOW.pyth"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-    def answer(self, handler):
-        wanted = handler.headers.get("Range")
-        self.log.append(wanted)
-        if self.status != 200 and self.failures:
-            self.failures -= 1
-            handler.send_response(self.status)
-            for name, value in {"Content-Length": "0", **self.headers}.items():
-                handler.send_header(name, value)
-            handler.end_headers()
-            return
-        start = 0
-        if wanted and handler.headers.get("If-Range") == self.etag:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-        handler.send_response(206 if start else 200)
-        if start:
-            where = f"bytes {start + self.offset}-{len(self.content) - 1}/{len(self.content)}"
-            handler.send_header("Content-Range", where)
-        handler.send_header("Content-Length", str(len(self.content) - start))
-        handler.send_header("ETag", self.etag)
-        handler.end_headers()
-        end = len(self.content)
-        if self.cuts:
-            self.cuts -= 1
-            end = min(end, start + self.cut_at)
-        handler.wfile.write(self.content[start:end])
-
-
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(download, "PAUSE_S", 0.0)
     state, _ = published_state("slow_r50")
     buffer = io.BytesIO()
     torch.save({"model_state": state}, buffer)
-    server = Server(buffer.getvalue())
+    server = CheckpointServer(buffer.getvalue())
     yield server
-    server.http.shutdown()
-    server.http.server_close()
+    server.close()
 
 
 @pytest.fixture
