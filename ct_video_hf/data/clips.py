@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,13 +39,15 @@ class ClipIndex:
     weight : numpy.ndarray
         float64 (clips,): weight of the study.
     weak : numpy.ndarray
-        bool (clips,): the label is the study's, because nothing is known of its slices.
+        bool (clips,): a label is the study's, because nothing is known of its slices.
     num_frames : int
         Slices in a clip.
     short_studies : tuple of int
         Rows of studies left out for too few slices.
     uncertain_clips : int
-        Clips left out because their label hangs on slices of unknown label.
+        Clips left out because a label hangs on slices of unknown label.
+    finding : int or None
+        The label that makes a clip positive; None: any of them.
     """
 
     study: np.ndarray
@@ -57,23 +59,21 @@ class ClipIndex:
     num_frames: int
     short_studies: tuple[int, ...] = ()
     uncertain_clips: int = 0
+    finding: int | None = None
 
     def __len__(self) -> int:
         return len(self.start)
 
     @property
     def positive(self) -> np.ndarray:
-        """bool (clips,): any label is 1."""
-        return (self.labels > 0.5).any(axis=1)
+        """bool (clips,): the finding, or any label, is 1."""
+        meant = self.labels if self.finding is None else self.labels[:, [self.finding]]
+        return (meant > 0.5).any(axis=1)
 
     def select(self, clips: np.ndarray) -> ClipIndex:
         """The clips at these places, or where this mask is true."""
-        return ClipIndex(
-            *(getattr(self, name)[clips] for name in _CLIP_ARRAYS),
-            num_frames=self.num_frames,
-            short_studies=self.short_studies,
-            uncertain_clips=self.uncertain_clips,
-        )
+        arrays = {name: getattr(self, name)[clips] for name in _CLIP_ARRAYS}
+        return replace(self, **arrays)
 
 
 _CLIP_ARRAYS = ("study", "start", "length", "labels", "weight", "weak")
@@ -88,12 +88,13 @@ def build_clip_index(
     *,
     min_slices: int | None = None,
     short_lesions: bool = False,
+    finding: int | None = None,
 ) -> ClipIndex:
     """Where the clips of a prepared set are and how they are labelled.
 
     A clip is positive when it holds at least ``min_positive_slices`` positive slices (the rule of
-    arXiv 2304.00546). Where nothing is known of a study's slices, its clips take the label of the
-    study and are marked ``weak``.
+    arXiv 2304.00546), each label for itself. Where nothing is known of a study's slices, its clips
+    take the label of the study and are marked ``weak``.
 
     Parameters
     ----------
@@ -112,6 +113,8 @@ def build_clip_index(
     short_lesions : bool
         A clip is also positive when it holds all slices of a run of positive slices that is
         shorter than ``min_positive_slices``. Off, as in the paper: such lesions are missed.
+    finding : int, optional
+        Place of the label that makes a clip positive, for counts and sampling; any label when None.
 
     Raises
     ------
@@ -142,31 +145,23 @@ def build_clip_index(
             f"tail {tail!r} and at least {min_slices} slices a study"
         )
     labels = _study_labels(small["labels"])[study]
-    marks, first, known = _marks(small["slice_labels"], slices)
-    weak = ~known[study]
-    certain = np.ones(len(study), bool)
-    if labels.shape[1] == 1 and known.any():
-        low = first[study] + np.where(weak, 0, start)
-        high = low + np.where(weak, 0, length)
-        positive = _between(marks == 1, low, high)
-        unknown = _between(marks == -1, low, high)
-        enough = positive >= min_positive_slices
-        if short_lesions:
-            enough |= _holds_short_run(marks == 1, first, min_positive_slices, low, high)
-        labels[~weak, 0] = enough[~weak]
-        certain = weak | enough | (positive + unknown < min_positive_slices)
-    elif labels.shape[1] == 1:
-        logger.info("no slice labels: clips take the label of their study")
+    marks, first = _marks(small["slice_labels"], slices, labels.shape[1])
+    weak, certain = np.zeros(len(study), bool), np.ones(len(study), bool)
+    for place in range(labels.shape[1]):
+        rule = _LabelRule(marks[:, place], first, min_positive_slices, short_lesions)
+        positive, unknown, by_study = rule.of_clips(study, start, length)
+        labels[~by_study, place] = positive[~by_study]
+        certain &= ~unknown
+        weak |= by_study
+    if labels.shape[1] and weak.all():
+        logger.info("no slice labels: clips take the labels of their study")
     weight = small["weight"].to_numpy()[study]
-    index = ClipIndex(study, start, length, labels, weight, weak, num_frames, short)
+    index = ClipIndex(
+        study, start, length, labels, weight, weak, num_frames, short, finding=finding
+    )
     if certain.all():
         return index
-    index = ClipIndex(
-        *(getattr(index, name)[certain] for name in _CLIP_ARRAYS),
-        num_frames,
-        short,
-        int((~certain).sum()),
-    )
+    index = replace(index.select(certain), uncertain_clips=int((~certain).sum()))
     logger.warning("%d clips of uncertain label are left out", index.uncertain_clips)
     return index
 
@@ -206,18 +201,52 @@ def _study_labels(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _marks(
-    column: pa.ChunkedArray, slices: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All slice labels in one array, where each study begins in it, and who has any."""
+    column: pa.ChunkedArray, slices: np.ndarray, labels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """All slice labels as int8 (slices of all studies, labels), and where each study begins."""
     lists = column.combine_chunks()
     lengths = lists.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
-    wrong = np.flatnonzero((lengths > 0) & (lengths != slices))
+    wrong = np.flatnonzero((lengths > 0) & (lengths != slices * labels))
     if len(wrong):
         row = int(wrong[0])
-        raise CTDataError(f"row {row} has {lengths[row]} slice labels for {slices[row]} slices")
-    flat = lists.flatten().to_numpy(zero_copy_only=False)
-    first = np.concatenate([[0], np.cumsum(lengths)[:-1]]) if len(lengths) else lengths
-    return flat, first, lengths > 0
+        raise CTDataError(
+            f"row {row} has {lengths[row]} slice labels for {slices[row]} slices and {labels} "
+            "label(s)"
+        )
+    flat = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, max(labels, 1))
+    return flat, np.concatenate([[0], np.cumsum(lengths // max(labels, 1))])
+
+
+@dataclass(frozen=True, eq=False)
+class _LabelRule:
+    """What the slices say of a label of clips.
+
+    ``marks`` int8 (slices of all studies,), ``first`` where each study begins in it, and its end.
+    """
+
+    marks: np.ndarray
+    first: np.ndarray
+    least: int
+    short_lesions: bool
+
+    def of_clips(
+        self, study: np.ndarray, start: np.ndarray, length: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each clip: is it positive, is that uncertain, is nothing known of its study."""
+        if not len(self.marks):
+            nothing = np.zeros(len(study), bool)
+            return nothing, nothing, ~nothing
+        known = _between(self.marks != -1, self.first[:-1], self.first[1:]) > 0
+        by_study = ~known[study]
+        low = self.first[study] + np.where(by_study, 0, start)
+        high = low + np.where(by_study, 0, length)
+        count = _between(self.marks == 1, low, high)
+        unknown = _between(self.marks == -1, low, high)
+        positive = count >= self.least
+        if self.short_lesions:
+            starts = self.first[:-1]
+            positive |= _holds_short_run(self.marks == 1, starts, self.least, low, high)
+        return positive, ~by_study & ~positive & (count + unknown >= self.least), by_study
 
 
 def _between(flags: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

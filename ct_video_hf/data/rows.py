@@ -98,13 +98,16 @@ def _marked_slices(
     z_mm: Sequence[float] | np.ndarray,
 ) -> np.ndarray:
     """Marks brought to the slices; of the other labels only the absence in the study is known."""
-    width = max(len(labels), 1)
-    table = np.full((len(slice_ids), width), UNKNOWN, np.int8)
+    if marks.label >= len(labels):
+        raise CTDataError(
+            f"slices are marked for label {marks.label}, but the study has {len(labels)} label(s)"
+        )
+    table = np.full((len(slice_ids), len(labels)), UNKNOWN, np.int8)
     for place, label in enumerate(labels):
         if label == 0:
             table[:, place] = 0
     resolved = marks.resolve(slice_ids, z_mm)
-    if marks.label < len(labels) and labels[marks.label] == 0 and (resolved == 1).any():
+    if labels[marks.label] == 0 and (resolved == 1).any():
         raise CTDataError(
             f"{int((resolved == 1).sum())} slices are marked positive in a study whose label is 0"
         )

@@ -102,6 +102,43 @@ def test_multi_label_and_unlabelled():
     assert index.labels.shape == (2, 0)
 
 
+def test_slice_labels_of_several_labels_equal_each_label_alone():
+    random = np.random.default_rng(0)
+    tables = [random.choice([-1, 0, 0, 1], (int(n), 3)) for n in random.integers(16, 90, 30)]
+    for table in tables[::2]:
+        table[:, 1] = -1  # nothing is known of the slices: the study's label counts
+    labels = [[1.0, 1.0, 1.0]] * len(tables)
+    data = Dataset.from_dict(
+        {
+            "shape": [[len(table), 8, 8] for table in tables],
+            "slice_labels": [table.reshape(-1) for table in tables],
+            "labels": labels,
+            "weight": [1.0] * len(tables),
+        }
+    )
+    index = build_clip_index(data, 16, 8, short_lesions=True)
+    found = dict(zip(zip(index.study, index.start, strict=True), index.labels, strict=True))
+    alone = [
+        build_clip_index(rows(*(t[:, k] for t in tables), labels=[[1.0]] * 30), 16, 8,
+                         short_lesions=True)
+        for k in range(3)
+    ]  # fmt: skip
+    known = [dict(zip(zip(i.study, i.start, strict=True), i.labels[:, 0], strict=True))
+             for i in alone]  # fmt: skip
+    assert set(found) == set(known[0]) & set(known[1]) & set(known[2])
+    assert all(found[key].tolist() == [one[key] for one in known] for key in found)
+    assert 0 < len(found) < len(known[1])
+    assert index.weak.tolist() == [study % 2 == 0 for study in index.study]
+
+
+def test_the_finding_decides_what_is_positive():
+    data = rows(20, 20, labels=[[1.0, 0.0], [0.0, 1.0]])
+    index = build_clip_index(data, 10, finding=1)
+    assert index.positive.tolist() == [False, False, True, True]
+    assert index.select(np.array([0, 2])).positive.tolist() == [False, True]
+    assert build_clip_index(data, 10).positive.all()
+
+
 def test_short_studies_have_no_clips(caplog):
     index = build_clip_index(rows([0] * 15, [0] * 16), 32)
     assert (index.study.tolist(), index.short_studies) == ([1], (0,))
