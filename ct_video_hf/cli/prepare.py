@@ -14,7 +14,22 @@ if TYPE_CHECKING:
 __all__ = ["NAMES", "add_arguments", "run"]
 
 #: The sources; the same names as in :data:`ct_video_hf.data.sources.SOURCES`.
-NAMES = ("folder", "phantom")
+NAMES = ("folder", "phantom", "rsna_pe")
+
+#: Options that only some sources have, by their names in the parsed arguments.
+_SOURCE_OPTIONS = {
+    "folder": ("labels", "label_columns", "licence"),
+    "phantom": ("studies", "seed"),
+    "rsna_pe": (
+        "labels",
+        "target",
+        "contradictions",
+        "indeterminate",
+        "missing_scans",
+        "missing_slices",
+        "unlisted_slices",
+    ),
+}
 
 _EPILOG = """\
 sources
@@ -27,6 +42,9 @@ sources
              patient, split, weight   optional
            Without a table every scan directly in the folder becomes a study without label.
   phantom  generated studies (--studies, --seed), written to --data-dir as DICOM first
+  rsna_pe  RSNA STR PE: train/Study/Series/Slice.dcm in --data-dir, with train.csv in or beside it
+           (or --labels). Non-commercial; images must not be redistributed: the set is never pushed
+           to a public repo.
 
 A run that is stopped or killed goes on when the same command is given again. A study that cannot be
 read is listed in rejects.csv with its reason, and the run goes on.
@@ -60,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="shares of patients where the table gives no split (default: 0.7 0.15 0.15)",
     )
     labels.add_argument("--split-seed", type=int, default=2, help="of the draw (default: 2)")
+    _add_rsna(parser.add_argument_group("rsna_pe"))
     phantom = parser.add_argument_group("phantom")
     phantom.add_argument(
         "--studies",
@@ -95,6 +114,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fail-on-reject", action="store_true", help="exit with 1 when a study was left out"
     )
     how.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def _add_rsna(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--target",
+        help="labels: pe (PE on an image of the study), official (image label and nine exam labels "
+        "of the challenge's metric), all (every study column); default: pe",
+    )
+    group.add_argument(
+        "--contradictions",
+        choices=("refuse", "keep", "drop"),
+        help="studies whose labels break the challenge's rules (default: refuse, naming the rows)",
+    )
+    group.add_argument(
+        "--indeterminate",
+        choices=("keep", "drop", "unknown"),
+        help="studies that could not be read for PE (default: keep, as without PE)",
+    )
+    group.add_argument(
+        "--missing-scans",
+        choices=("refuse", "drop"),
+        help="studies of the table that are not in --data-dir (default: refuse)",
+    )
+    group.add_argument(
+        "--missing-slices",
+        choices=("reject", "ignore"),
+        help="slices of the table that a scan lacks (default: reject the study)",
+    )
+    group.add_argument(
+        "--unlisted-slices",
+        choices=("reject", "unknown", "negative"),
+        help="slices of a scan that the table lacks (default: reject the study)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -148,22 +200,16 @@ def _data_dir(args: argparse.Namespace) -> Path:
 
 def _source_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options that belong to the source; options of another one are wrong use."""
-    of_folder = {
-        "labels": args.labels,
-        "label_columns": args.label_columns,
-        "licence": args.licence,
-    }
-    of_phantom = {"studies": args.studies, "seed": args.seed}
-    foreign = of_phantom if args.name == "folder" else of_folder
-    given = [f"--{name.replace('_', '-')}" for name, value in foreign.items() if value is not None]
-    if given:
-        args.wrong_use(f"{', '.join(given)} does not apply to {args.name}")
-    if args.name == "folder":
-        return of_folder
-    options = {} if args.seed is None else {"seed": args.seed}
-    if args.studies is not None:
-        options |= dict(zip(("train", "validation", "test"), args.studies, strict=True))
-    return options
+    own = _SOURCE_OPTIONS[args.name]
+    every = dict.fromkeys(name for names in _SOURCE_OPTIONS.values() for name in names)
+    given = {name: getattr(args, name) for name in every if getattr(args, name) is not None}
+    foreign = [f"--{name.replace('_', '-')}" for name in given if name not in own]
+    if foreign:
+        args.wrong_use(f"{', '.join(foreign)} does not apply to {args.name}")
+    studies = given.pop("studies", None)
+    if studies is not None:
+        given |= dict(zip(("train", "validation", "test"), studies, strict=True))
+    return given
 
 
 def _options(args: argparse.Namespace) -> PrepareOptions:

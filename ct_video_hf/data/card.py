@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .labels import SPLITS
-from .manifest import write_text
+from .manifest import is_positive, write_text
 from .sharing import reasons_against_sharing
 
 __all__ = ["render_data_card", "write_data_card"]
@@ -46,6 +46,12 @@ Cite: {{ provenance.citation }}
 {% endfor %}
 {% if labels -%}
 Labels: {{ labels | join(", ") }}.
+{%- if finding is not none %}
+A study counts as positive when `{{ labels[finding] }}` is 1.
+{%- endif %}
+{%- if weights %}
+Weights of the official metric, in the order of the labels: {{ weights | join(", ") }}.
+{%- endif %}
 {% else -%}
 The set has no labels.
 {% endif -%}
@@ -82,8 +88,10 @@ to the back, columns to the left. Geometry policy: `{{ parameters.policy }}`.
 
 One row a study. `volume` holds Hounsfield units + 1024 as little-endian uint16 in (slice, row,
 column) order, `shape` its size, `spacing` mm in the same order, `z_mm` the position of each slice,
-`slice_labels` 0, 1 or -1 (unknown), empty when nothing is known of single slices; `study_label` and
-`labels` the study's; `report` what reading the scan found.
+`slice_labels` 0, 1 or -1 (unknown), empty when nothing is known of single slices\
+{% if labels | length > 1 %}, else all labels
+of the first slice, then of the next{% endif %}; `study_label` and `labels` the study's, -1 where
+unknown; `report` what reading the scan found.
 `patient_hash` is a salted hash{{ ", and so is `study_id`" if parameters.hashed_study_ids }}. The \
 salt lies in `private/`, which must never be shared.
 {%- if parameters.slice_ids %}
@@ -114,6 +122,8 @@ def render_data_card(manifest: dict[str, Any], rejects: list[dict[str, str]]) ->
         against=reasons_against_sharing(manifest),
         rows=[_counts(split, studies) for split in SPLITS],
         labels=manifest["label_names"],
+        weights=manifest.get("label_weights", []),
+        finding=manifest.get("finding"),
         unknown_slices=sum(record["positive_slices"] is None for record in studies),
         patients_known=manifest["patients_known"],
         slices=_spread([record["shape"][0] for record in studies], 0),
@@ -132,7 +142,7 @@ def _counts(split: str, studies: list[dict[str, Any]]) -> dict[str, Any]:
         "studies": len(members),
         "patients": len({record["patient_hash"] for record in members}),
         "slices": sum(record["shape"][0] for record in members),
-        "positive": sum(any(label > 0 for label in record["labels"]) for record in members),
+        "positive": sum(is_positive(record) for record in members),
         "positive_slices": sum(record["positive_slices"] or 0 for record in members),
     }
 

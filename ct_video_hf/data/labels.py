@@ -49,7 +49,8 @@ __all__ = [
 #: The names of the splits, in this order everywhere.
 SPLITS = ("train", "validation", "test")
 
-_SPLIT_NAMES = {name: name for name in SPLITS} | {
+#: Names of splits that tables may use, in lower case, and what they mean.
+SPLIT_NAMES = {name: name for name in SPLITS} | {
     "val": "validation",
     "valid": "validation",
     "dev": "validation",
@@ -130,6 +131,13 @@ class LabelsTable:
     parameters : dict
         What the labels were made with; a set is begun and continued with the same.
     side_tables : tuple of SideTable
+    label_weights : tuple of float
+        One a label, where the source has an official metric that weighs them.
+    finding : int or None
+        Place of the label that makes a study positive in counts and strata; None: any of them.
+    draw_from : tuple of str
+        Patients from whom splits are drawn, in this order, where they are more than those of
+        ``entries``: studies that an option leaves out must not move others between splits.
     """
 
     entries: tuple[StudyEntry, ...]
@@ -138,6 +146,9 @@ class LabelsTable:
     secret_names: bool = False
     parameters: dict[str, Any] = field(default_factory=dict)
     side_tables: tuple[SideTable, ...] = ()
+    label_weights: tuple[float, ...] = ()
+    finding: int | None = None
+    draw_from: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -357,9 +368,9 @@ def _label(where: str, name: str, text: str | None) -> float | None:
 def _split(where: str, text: str | None) -> str | None:
     if text is None:
         return None
-    if text.lower() not in _SPLIT_NAMES:
-        raise CTDataError(f"{where}: split is {text!r}; known are {', '.join(_SPLIT_NAMES)}")
-    return _SPLIT_NAMES[text.lower()]
+    if text.lower() not in SPLIT_NAMES:
+        raise CTDataError(f"{where}: split is {text!r}; known are {', '.join(SPLIT_NAMES)}")
+    return SPLIT_NAMES[text.lower()]
 
 
 def _weight(where: str, text: str | None) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import CTDataError
 from .labels import SPLITS
-from .manifest import read_manifest
+from .manifest import is_positive, read_manifest
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -102,7 +102,7 @@ def _rows_of_fraction(manifest: dict[str, Any], fraction: float, seed: int) -> l
 
     records = [record for record in manifest["studies"] if record["split"] == "train"]
     patients = [record["patient_hash"] for record in records]
-    positive = [any(label > 0 for label in record["labels"]) for record in records]
+    positive = [is_positive(record) for record in records]
     kept = set(nested_fractions(patients, positive, [fraction], seed)[fraction])
     return [row for row, patient in enumerate(patients) if patient in kept]
 
@@ -160,12 +160,12 @@ def summarize_set(
     splits = {}
     for name, data in load_prepared(folder).items():
         members = [record for record in manifest["studies"] if record["split"] == name]
-        index = build_clip_index(data, **rule)
+        index = build_clip_index(data, **rule, finding=manifest.get("finding"))
         splits[name] = {
             "studies": len(members),
             "patients": len({record["patient_hash"] for record in members}),
             "slices": sum(record["shape"][0] for record in members),
-            "positive_studies": sum(any(record["labels"]) for record in members),
+            "positive_studies": sum(is_positive(record) for record in members),
             "positive_slices": sum(record["positive_slices"] or 0 for record in members),
             "clips": len(index),
             "positive_clips": int(index.positive.sum()) if labelled else None,

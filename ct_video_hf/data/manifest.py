@@ -32,6 +32,7 @@ __all__ = [
     "FORMAT_VERSION",
     "SetFolder",
     "digest_of",
+    "is_positive",
     "journal_line",
     "read_manifest",
     "salted_hash",
@@ -71,6 +72,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed as a distribution"
     return found
+
+
+def is_positive(record: dict[str, Any]) -> bool:
+    """Whether the study of a manifest's record counts as positive."""
+    return record.get("positive", any(label > 0 for label in record["labels"]))
 
 
 def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:

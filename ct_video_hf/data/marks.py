@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -62,7 +62,7 @@ class SliceMarks:
         Place of the label among the label names of the table.
     """
 
-    ids: str
+    ids: str = field(repr=False)
     values: bytes
     others: int | None = UNKNOWN
     absent: str = "refuse"

@@ -224,6 +224,7 @@ def _plan(
             size=options.size,
             policy=options.policy,
             slice_ids=options.slice_ids,
+            finding=table.finding,
         )
         for entry, split in zip(table.entries, splits, strict=True)
     ]
@@ -374,6 +375,8 @@ def _finish(
         "provenance": asdict(provenance),
         "patients_known": table.has_patients,
         "label_names": list(table.label_names),
+        "label_weights": list(table.label_weights),
+        "finding": table.finding,
         "splits": {name: sum(r["split"] == name for r in members) for name in SPLITS},
         "rejected": len(rejects),
         "side_tables": _side_digests(table),

@@ -142,6 +142,7 @@ def study_row(
     labels: Sequence[float],
     ranges: Sequence[tuple[int, int]],
     marks: Marks | None = None,
+    finding: int | None = None,
     weight: float = 1.0,
     slice_ids: bool = False,
 ) -> dict[str, Any]:
@@ -157,12 +158,19 @@ def study_row(
         "spacing": list(volume.spacing),
         "z_mm": z_mm.tolist(),
         "slice_labels": slice_labels(len(volume.hu), known, ranges, marks, volume.slice_ids, z_mm),
-        "study_label": int(max(known)) if known else -1,
+        "study_label": _study_label(known if finding is None else [known[finding]]),
         "labels": known,
         "weight": float(weight),
         "slice_ids": [name or "" for name in volume.slice_ids] if slice_ids else [],
         "report": _published_report(volume.report),
     }
+
+
+def _study_label(labels: Sequence[float]) -> int:
+    """1 when any label is 1, else -1 when one is unknown or there is none, else 0."""
+    if any(label == 1 for label in labels):
+        return 1
+    return 0 if labels and min(labels) == 0 else UNKNOWN
 
 
 def _stored(hu: np.ndarray) -> np.ndarray:

@@ -96,8 +96,41 @@ def _phantom(
     )
 
 
+def _rsna_pe(
+    data_dir: str | os.PathLike,
+    *,
+    labels: str | os.PathLike | None = None,
+    target: str = "pe",
+    contradictions: str = "refuse",
+    indeterminate: str = "keep",
+    missing_scans: str = "refuse",
+    missing_slices: str = "reject",
+    unlisted_slices: str = "reject",
+    progress: bool,
+    workers: int = 1,
+) -> Source:
+    """RSNA STR PE: train.csv and its DICOM tree, see :func:`.rsna.rsna_pe_table`."""
+    from .rsna import RSNA_PROVENANCE, rsna_pe_table
+
+    table = rsna_pe_table(
+        data_dir,
+        labels=labels,
+        target=target,
+        contradictions=contradictions,
+        indeterminate=indeterminate,
+        missing_scans=missing_scans,
+        missing_slices=missing_slices,
+        unlisted_slices=unlisted_slices,
+    )
+    return Source(table, RSNA_PROVENANCE)
+
+
 #: name -> function of the data folder and the source's own options. A new data set is one more.
-SOURCES: dict[str, Callable[..., Source]] = {"folder": _folder, "phantom": _phantom}
+SOURCES: dict[str, Callable[..., Source]] = {
+    "folder": _folder,
+    "phantom": _phantom,
+    "rsna_pe": _rsna_pe,
+}
 
 
 def open_source(

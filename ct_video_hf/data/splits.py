@@ -133,7 +133,8 @@ def assign_splits(
                 f"row {entry.row}: the patient is in {split!r} here and in "
                 f"{fixed[entry.patient_key]!r} before; a patient must be in one split"
             )
-    open_ = [e.patient_key for e in table.entries if e.patient_key not in fixed]
+    keys = table.draw_from or [entry.patient_key for entry in table.entries]
+    open_ = [key for key in keys if key not in fixed]
     drawn = split_patients(open_, fractions, random_state) if open_ else {}
     return [fixed.get(e.patient_key) or drawn[e.patient_key] for e in table.entries]
 

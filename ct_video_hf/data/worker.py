@@ -34,6 +34,7 @@ class StudyTask:
     policy: str
     slice_ids: bool
     threads: int | None = None  # of the reader; None lets it choose
+    finding: int | None = None  # the label that makes the study positive; None: any
 
     @property
     def key(self) -> str:
@@ -46,6 +47,8 @@ class StudyTask:
         said = [entry.labels, entry.ranges, entry.weight, self.split, self.patient_hash]
         if entry.marks is not None:
             said.append(entry.marks.said())
+        if self.finding is not None:
+            said.append(self.finding)
         return digest_of(said)[:16]
 
 
@@ -96,6 +99,7 @@ def prepare_study(task: StudyTask, target: str) -> dict[str, Any]:
         "shape": row["shape"],
         "spacing": [round(value, 6) for value in row["spacing"]],
         "labels": row["labels"],
+        "positive": row["study_label"] == 1,
         "positive_slices": positive_slices(row),
         "bytes": size,
         "sha256": digest,
@@ -113,6 +117,7 @@ def _row(task: StudyTask, volume: CTVolume) -> dict[str, Any]:
         labels=task.entry.labels,
         ranges=task.entry.ranges,
         marks=task.entry.marks,
+        finding=task.finding,
         weight=task.entry.weight,
         slice_ids=task.slice_ids,
     )
