@@ -78,7 +78,10 @@ class Layout:
         encoder or a table that is computed: they are left out. All other keys count.
     config : mapping
         Fields of the configuration without which the same weights are another function, such as the
-        epsilon of norms. :func:`.registry.create_model` sets them.
+        epsilon of norms. :func:`.registry.create_model` sets them, and refuses other values.
+    defaults : mapping
+        Fields of the configuration that the published network had, such as its pooling, and that a
+        caller may replace.
     processor : mapping
         Fields of the processor that these weights were trained with, where they differ from those
         of the backbone's first :class:`WeightRecord`.
@@ -89,6 +92,7 @@ class Layout:
     key_map: tuple[tuple[str, str], ...]
     drop: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     processor: Mapping[str, Any] = field(default_factory=dict)
 
 

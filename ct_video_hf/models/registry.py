@@ -176,7 +176,8 @@ def create_model(
             _relabel(config, num_labels)
     else:
         state = read_checkpoint(source)
-        config_overrides = dict(layout_of(state, record).config) | config_overrides
+        layout = layout_of(state, record)
+        config_overrides = {**layout.defaults, **layout.config, **config_overrides}
         config = _config(record, num_labels, config_overrides)
     model = record.classifier_class(config)
     if keep_head and not source.is_dir():
