@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "score a model on a prepared set, with intervals",
     "predict": "predict on scans: a DICOM folder, a zip, NIfTI, or a folder of studies",
     "convert": "turn published weights into a model folder; list all backbones",
+    "study": "plan, run and report the paper's grid of experiments, or one of your own",
     "card": "render or check the model card of a model folder",
 }
 

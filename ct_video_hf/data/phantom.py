@@ -63,6 +63,10 @@ class PhantomParameters:
                 "16 slices are needed, and the slice range must ascend"
             )
 
+    def generate(self, rng: np.random.Generator, positive: bool) -> PhantomStudy:
+        """One study of this kind, see :func:`generate_study`."""
+        return generate_study(rng, positive, self)
+
 
 @dataclass(eq=False)
 class PhantomStudy:

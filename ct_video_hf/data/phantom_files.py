@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from ..dicom.write import write_series
 from ..errors import CTVideoError
 from ..files import write_csv
-from .phantom import PhantomParameters, generate_study
+from .phantom import PhantomParameters
+from .phantom_video import VideoParameters
 
 __all__ = ["write_phantom"]
 
@@ -51,7 +52,7 @@ def write_phantom(
     validation: int = 40,
     test: int = 100,
     seed: int = 0,
-    parameters: PhantomParameters | None = None,
+    parameters: PhantomParameters | VideoParameters | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -69,7 +70,8 @@ def write_phantom(
         Studies in each split; half of them are positive.
     seed : int
         The same seed and parameters give the same bytes, whatever the workers.
-    parameters : PhantomParameters, optional
+    parameters : PhantomParameters or VideoParameters, optional
+        What kind of studies; chests with nodules by default.
     workers : int, optional
         Processes; one a core by default.
     progress : bool
@@ -101,22 +103,22 @@ def write_phantom(
         disable=None if progress else True,
     )
     rows, places = [], []
-    for task, nodules in bar:
+    for task, (label, nodules) in bar:
         study = f"studies/{task.name}"
         common = {"study": study, "patient": task.name, "split": task.split}
         for nodule in nodules or [{}]:
             span = {key: nodule.get(key, "") for key in ("slice_start", "slice_stop")}
-            rows.append(common | {"label": int(bool(nodules))} | span)
+            rows.append(common | {"label": label} | span)
         places += [{"study": study} | _place_of(nodule) for nodule in nodules]
     write_csv(folder / "nodules.csv", ("study", "slice", "row", "column", "radius_mm"), places)
     columns = ["study", "patient", "split", "label", "slice_start", "slice_stop"]
     return write_csv(folder / "labels.csv", columns, rows)
 
 
-def _write_study(task: _Task, folder: Path, p: PhantomParameters) -> list[dict]:
-    """Generate a study, write it where it is not yet there, and return its nodules."""
+def _write_study(task: _Task, folder: Path, p) -> tuple[int, list[dict]]:
+    """Generate a study, write it where it is not yet there; its label and its nodules."""
     rng = np.random.default_rng([task.seed, 1, task.index])
-    study = generate_study(rng, task.positive, p)
+    study = p.generate(rng, task.positive)
     target = folder / "studies" / task.name
     if not target.exists():
         partial = target.with_name(f".{task.name}.partial")
@@ -132,7 +134,7 @@ def _write_study(task: _Task, folder: Path, p: PhantomParameters) -> list[dict]:
             patient_id=task.name,
         )
         os.replace(partial, target)
-    return study.nodules
+    return study.label, study.nodules
 
 
 def _place_of(nodule: dict) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,10 +69,14 @@ def _phantom(
     train: int = 240,
     validation: int = 40,
     test: int = 100,
-    parameters: PhantomParameters | None = None,
+    parameters: PhantomParameters | Mapping[str, Any] | None = None,
 ) -> Source:
     """Generated studies, written as DICOM by :func:`.phantom_files.write_phantom`."""
+    from .phantom import PhantomParameters
     from .phantom_files import write_phantom
+
+    if isinstance(parameters, Mapping):
+        parameters = PhantomParameters(**parameters)
 
     table = write_phantom(
         data_dir,
@@ -125,11 +129,47 @@ def _rsna_pe(
     return Source(table, RSNA_PROVENANCE)
 
 
+def _phantom_video(
+    data_dir: str | os.PathLike,
+    *,
+    progress: bool,
+    workers: int = 1,
+    seed: int = 0,
+    train: int = 240,
+    validation: int = 40,
+    test: int = 40,
+) -> Source:
+    """Generated videos, stored as if they were scans; see :mod:`.phantom_video`."""
+    from .phantom_files import write_phantom
+    from .phantom_video import VideoParameters
+
+    table = write_phantom(
+        data_dir,
+        train=train,
+        validation=validation,
+        test=test,
+        seed=seed,
+        parameters=VideoParameters(),
+        workers=workers,
+        progress=progress,
+    )
+    return Source(
+        read_labels_table(table, data_dir),
+        Provenance(
+            "phantom_video",
+            description="Generated videos of discs that approach or recede, stored as if their "
+            "frames were slices. Nothing in them is CT.",
+            licence="Generated data, free of any claim.",
+        ),
+    )
+
+
 #: name -> function of the data folder and the source's own options. A new data set is one more.
 SOURCES: dict[str, Callable[..., Source]] = {
     "folder": _folder,
     "phantom": _phantom,
     "rsna_pe": _rsna_pe,
+    "phantom_video": _phantom_video,
 }
 
 

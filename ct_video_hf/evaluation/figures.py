@@ -17,7 +17,14 @@ from .bootstrap import bootstrap_intervals, draw_counts
 from .metrics import auroc, roc_curve
 from .predictions import aggregate
 
-__all__ = ["plot_learning_curve", "plot_roc", "plot_scores"]
+__all__ = [
+    "new_axes",
+    "new_figure",
+    "plot_learning_curve",
+    "plot_roc",
+    "plot_scores",
+    "save_figure",
+]
 
 # Okabe and Ito's colours, told apart with every common kind of colour blindness, and in print by
 # their lightness: blue is dark, orange is light.
@@ -25,14 +32,16 @@ _BLUE, _ORANGE, _GREY = "#0072B2", "#E69F00", "#595959"
 _NOT_CLINICAL = "Research only, not for clinical use"
 
 
-def _figure(width: float = 4.6, height: float = 4.2) -> Figure:
+def new_figure(width: float = 4.6, height: float = 4.2) -> Figure:
+    """An empty figure of that size in inches, drawn without a display."""
     figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _axes(figure: Figure, xlabel: str, ylabel: str):
-    axes = figure.add_subplot()
+def new_axes(figure: Figure, xlabel: str, ylabel: str, place: tuple[int, int, int] = (1, 1, 1)):
+    """Axes in the project's style; ``place`` as in ``Figure.add_subplot``."""
+    axes = figure.add_subplot(*place)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#E0E0E0", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -41,7 +50,8 @@ def _axes(figure: Figure, xlabel: str, ylabel: str):
     return axes
 
 
-def _save(figure: Figure, path) -> Path:
+def save_figure(figure: Figure, path) -> Path:
+    """Write the figure under a temporary name, marked as not for clinical use, and rename it."""
     figure.text(0.995, 0.005, _NOT_CLINICAL, ha="right", va="bottom", fontsize=6, color=_GREY)
     figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
     with replacing(path) as partial:
@@ -88,8 +98,8 @@ def plot_roc(
 
     A level with one class only is named in the legend as undefined, and not drawn.
     """
-    figure = _figure()
-    axes = _axes(figure, "1 - specificity", "Sensitivity")
+    figure = new_figure()
+    axes = new_axes(figure, "1 - specificity", "Sensitivity")
     axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=(0, (2, 3)))
     grid = np.linspace(0, 1, 201)
     style = {"clip": (_ORANGE, "--", 1.4), "study": (_BLUE, "-", 2.0)}
@@ -122,7 +132,7 @@ def plot_roc(
     )  # fmt: skip
     rule = describe_aggregation(aggregation, top_k)
     axes.set_title(f"ROC, {_split(table)}, study score: {rule}", fontsize=9)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _split(table: pd.DataFrame) -> str:
@@ -139,8 +149,8 @@ def plot_scores(
 ) -> Path:
     """Study scores of negatives and positives, every study a dot, with the quartiles."""
     studies = aggregate(table, aggregation, top_k=top_k, label_from=label_from)
-    figure = _figure(4.6, 2.8)
-    axes = _axes(figure, f"Study score ({describe_aggregation(aggregation, top_k)})", "")
+    figure = new_figure(4.6, 2.8)
+    axes = new_axes(figure, f"Study score ({describe_aggregation(aggregation, top_k)})", "")
     rng = np.random.default_rng(0)  # spreads the dots, nothing else
     names = []
     groups = ((0, "negative", _BLUE, "o"), (1, "positive", _ORANGE, "^"))
@@ -159,7 +169,7 @@ def plot_scores(
     axes.set_yticks([0, 1], names)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.5, 1.6))
     axes.set_title(f"Study scores, {_split(table)} (bar: quartiles and median)", fontsize=9)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_learning_curve(history: list[dict], path, *, metric: str = "study/auroc") -> Path:
@@ -170,8 +180,8 @@ def plot_learning_curve(history: list[dict], path, *, metric: str = "study/auroc
     history : list of dict
         ``trainer.state.log_history``: ``epoch`` with ``loss``, ``eval_loss``, ``eval_<metric>``.
     """
-    figure = _figure(5.4, 3.4)
-    axes = _axes(figure, "Epoch", "Loss")
+    figure = new_figure(5.4, 3.4)
+    axes = new_axes(figure, "Epoch", "Loss")
     drawn = []
     for key, name, line, marker in (
         ("loss", "training loss", "-", "o"),
@@ -201,4 +211,4 @@ def plot_learning_curve(history: list[dict], path, *, metric: str = "study/auroc
     figure.legend(
         handles=drawn, loc="outside upper center", ncols=len(drawn), fontsize=7.5, frameon=False
     )
-    return _save(figure, path)
+    return save_figure(figure, path)
