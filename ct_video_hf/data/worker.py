@@ -85,6 +85,8 @@ def prepare_study(task: StudyTask, target: str) -> dict[str, Any]:
             workers=task.threads,
         )
         row = _row(task, volume)
+        marks = task.entry.marks
+        remarks = [] if marks is None else marks.remarks(volume.slice_ids, row["z_mm"])
     except Exception as error:  # whatever a broken file provokes must not end the run
         reject = {"study": task.study_id, **_reject(error)}
         if task.study_id != task.entry.study:  # the name is a secret
@@ -101,6 +103,7 @@ def prepare_study(task: StudyTask, target: str) -> dict[str, Any]:
         "labels": row["labels"],
         "positive": row["study_label"] == 1,
         "positive_slices": positive_slices(row),
+        "remarks": remarks,
         "bytes": size,
         "sha256": digest,
         "fingerprint": stamp,
