@@ -178,15 +178,16 @@ def test_a_path_that_is_nothing_names_the_published_weights():
 # ---- channels ------------------------------------------------------------------------------------
 
 
-def test_summed_inflation_keeps_the_response_to_a_repeated_channel(tmp_path):
-    state, model = published_state("slow_r50")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_summed_inflation_keeps_the_response_to_a_repeated_channel(name, tmp_path):
+    state, model = published_state(name)
     torch.save(state, tmp_path / "w.pyth")
-    tiny = get_backbone("slow_r50").tiny
-    single = tiny_clip("slow_r50", model=model)[:, :, :1]
+    tiny = get_backbone(name).tiny
+    single = tiny_clip(name, model=model)[:, :, :1]
     with torch.no_grad():
         expected = model(single.repeat(1, 1, 3, 1, 1)).logits
         for channels in (1, 2, 4):
-            ours = create_model("slow_r50", 400, tmp_path / "w.pyth", num_channels=channels, **tiny)
+            ours = create_model(name, 400, tmp_path / "w.pyth", num_channels=channels, **tiny)
             found = ours(single.repeat(1, 1, channels, 1, 1)).logits
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
