@@ -30,7 +30,10 @@ _TRAINING_OPTIONS = {
     "sampling": "sampling",
     "rotation": "rotation, degrees either way",
     "min_positive_slices": "positive slices that make a clip positive",
-    "freeze": "frozen",
+    "freeze": "frozen (a number counts stages from the stem)",
+    "layer_decay": "a stage's learning rate over that of the next",
+    "boundary": "layer before which a smaller rate holds",
+    "boundary_factor": "that rate over the highest",
     "early_stopping": "patience of early stopping, validations",
     "metric": "the best checkpoint is best at",
     "precision": "precision",
@@ -194,7 +197,7 @@ def training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         (words, _plain(arguments[name]))
         for name, words in _TRAINING_OPTIONS.items()
-        if name in arguments
+        if name in arguments and _matters(name, arguments)
     ]
     for name, words in (
         ("global_batch_size", "clips in a step"),
@@ -213,6 +216,13 @@ def training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
     if hardware:
         rows.append(("hardware", ", ".join(f"{k} {_plain(v)}" for k, v in hardware.items())))
     return rows
+
+
+def _matters(name: str, arguments: dict[str, Any]) -> bool:
+    """Rates by depth only where they were asked for."""
+    if name in ("layer_decay", "boundary"):
+        return arguments[name] is not None
+    return name != "boundary_factor" or arguments.get("boundary") is not None
 
 
 def result_rows(metrics: dict[str, Any]) -> list[list[str]]:

@@ -5,9 +5,6 @@ types of fields only when they are types and not text.
 """
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -15,9 +12,10 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
 
 from .loss import classification_loss
+from .outputs import CTVideoClassifierOutput, CTVideoModelOutput
+from .recompute import OnceCounted, rest_frozen_parts
 
 __all__ = [
     "CTVideoBackbone",
@@ -122,73 +120,6 @@ class CTVideoConfig(PreTrainedConfig):
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 
-@dataclass
-class CTVideoModelOutput(ModelOutput):
-    """What a backbone gives.
-
-    Attributes
-    ----------
-    last_hidden_state : torch.Tensor
-        (batch, feature, t, h, w): features on the network's last grid.
-    pooler_output : torch.Tensor
-        (batch, feature_size): one vector a clip.
-    pooled_grid : torch.Tensor
-        (batch, feature_size, t', h', w'): features after the head's pooling. One position, or
-        several where a published head slides a fixed window and averages afterwards.
-    hidden_states : tuple of torch.Tensor, optional
-        (batch, channel, t, h, w) after the stem and after each stage.
-    """
-
-    last_hidden_state: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
-    pooled_grid: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-
-
-@dataclass
-class CTVideoClassifierOutput(ModelOutput):
-    """What a classifier gives: loss (with labels), logits (batch, num_labels), features."""
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-
-
-@contextmanager
-def _kept_statistics(module: nn.Module) -> Iterator[None]:
-    """Leave running statistics of batch norms as they are for a repeated forward pass."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    before = [
-        (norm.momentum, None if norm.num_batches_tracked is None else norm.num_batches_tracked + 0)
-        for norm in norms
-    ]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum = momentum
-            if count is not None:
-                norm.num_batches_tracked.copy_(count)
-
-
-class _OnceCounted:
-    """Calls a block; from the second call on (recomputation) its statistics stay as they are."""
-
-    def __init__(self, block: nn.Module) -> None:
-        self.block = block
-        self.called = False
-
-    def __call__(self, *inputs: torch.Tensor) -> Any:
-        if self.called:
-            with _kept_statistics(self.block):
-                return self.block(*inputs)
-        self.called = True
-        return self.block(*inputs)
-
-
 class CTVideoPreTrainedModel(PreTrainedModel):
     """Loading, saving, initialisation and input checks of all backbones."""
 
@@ -212,6 +143,14 @@ class CTVideoPreTrainedModel(PreTrainedModel):
             if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:
                 tensor.data = tensor.data.clone()
         return loaded
+
+    def train(self, mode: bool = True):
+        """Train or eval mode as in torch; frozen parts stay in eval mode, see ``recompute``."""
+        super().train(mode)
+        if mode and not all(parameter.requires_grad for parameter in self.parameters()):
+            rest_frozen_parts(self)
+            self.training = True
+        return self
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -294,11 +233,53 @@ class CTVideoBackbone(CTVideoPreTrainedModel):
         super().__init__(config)
         self.gradient_checkpointing = False
 
+    def parameter_stages(self) -> dict[str, int]:
+        """The stage of every parameter, by name.
+
+        0 is the stem with what stands before ``blocks``, n the n-th stage; parameters after
+        ``blocks``, such as a last norm, are a stage of their own.
+        """
+        names = [name for name, _ in self.named_parameters()]
+        inside = [index for index, name in enumerate(names) if name.startswith("blocks.")]
+        stages = {}
+        for index, name in enumerate(names):
+            if name.startswith("blocks."):
+                stages[name] = int(name.split(".")[1])
+            else:
+                stages[name] = 0 if index < inside[0] else len(self.blocks)
+        return stages
+
+    def freeze_stages(self, count: int) -> None:
+        """Let the first ``count`` stages, the stem among them, keep what they have learned.
+
+        Their batch norms keep their statistics and their dropout is off, in train mode too. Stages
+        from ``count`` on learn; 0 lets all learn.
+
+        Raises
+        ------
+        ValueError
+            For a count that is negative or beyond the number of stages.
+        """
+        stages = self.parameter_stages()
+        most = max(stages.values()) + 1
+        if not 0 <= count <= most:
+            raise ValueError(
+                f"{count} stages cannot be frozen; {type(self).__name__} has {most}, the stem "
+                "among them."
+            )
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(stages[name] >= count)
+        self.train(self.training)
+
     def run_block(self, block: nn.Module, *inputs: torch.Tensor) -> Any:
         """Call a block, keeping only its inputs for the backward pass where that is wanted."""
-        if self.gradient_checkpointing and self.training:
-            return self._gradient_checkpointing_func(_OnceCounted(block), *inputs)
-        return block(*inputs)
+        if not (self.gradient_checkpointing and self.training):
+            return block(*inputs)
+        recompute = self._gradient_checkpointing_func
+        # Reentrant recomputation of inputs that need no gradient would lose the block's own.
+        if recompute.keywords.get("use_reentrant") and not any(x.requires_grad for x in inputs):
+            return block(*inputs)
+        return recompute(OnceCounted(block), *inputs)
 
     def forward_features(
         self, video: torch.Tensor, keep_states: bool = True
@@ -375,6 +356,10 @@ class CTVideoClassifier(CTVideoPreTrainedModel):
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.feature_size, config.num_labels)
         self.post_init()
+
+    def freeze_stages(self, count: int) -> None:
+        """Freeze the backbone's first ``count`` stages, see its method of this name."""
+        self.backbone.freeze_stages(count)
 
     def classify(self, grid: torch.Tensor) -> torch.Tensor:
         """Logits (batch, num_labels) of a pooled grid: classify each position, then average."""

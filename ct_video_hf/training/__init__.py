@@ -12,13 +12,24 @@ _EXPORTS = {
     "CTTrainingArguments": "arguments",
     "ClipSampler": "sampler",
     "RunResult": "runner",
+    "freeze_stages": "groups",
+    "parameter_groups": "groups",
     "run": "runner",
 }
 
-__all__ = ["CTTrainer", "CTTrainingArguments", "ClipSampler", "RunResult", "run"]
+__all__ = [
+    "CTTrainer",
+    "CTTrainingArguments",
+    "ClipSampler",
+    "RunResult",
+    "freeze_stages",
+    "parameter_groups",
+    "run",
+]
 
 if TYPE_CHECKING:
     from .arguments import CTTrainingArguments
+    from .groups import freeze_stages, parameter_groups
     from .runner import RunResult, run
     from .sampler import ClipSampler
     from .trainer import CTTrainer

@@ -54,6 +54,13 @@ class CTTrainingArguments(TrainingArguments):
         metadata={"help": "balanced, shuffle, or the share of positive clips drawn, such as 0.3"},
     )
     optimizer: str = field(default="adamw", metadata={"help": "adamw or adam (L2 penalty)"})
+    layer_decay: float | None = field(
+        default=None, metadata={"help": "each stage's rate over that of the next one, such as 0.75"}
+    )
+    boundary: str | None = field(
+        default=None, metadata={"help": "layer before which boundary_factor times the rate holds"}
+    )
+    boundary_factor: float = field(default=0.1, metadata={"help": "0 to 1, see boundary"})
     channels_last: bool = field(
         default=False, metadata={"help": "keep the weights in channels-last-3d layout"}
     )
@@ -175,6 +182,9 @@ def build_arguments(
         "learning_rate": options["lr"],
         "weight_decay": options["weight_decay"],
         "optimizer": options["optimizer"],
+        "layer_decay": options["layer_decay"],
+        "boundary": options["boundary"],
+        "boundary_factor": options["boundary_factor"],
         "lr_scheduler_type": _SCHEDULERS[options["scheduler"]],
         "warmup_steps": options["warmup"],
         "bf16": options["precision"] == "bf16",

@@ -53,6 +53,18 @@ def _sampling(text: str) -> str:
     raise ValueError(f"balanced, shuffle, or the share of positive clips, not {text!r}")
 
 
+def _freeze(text: str) -> str:
+    if text in ("none", "backbone") or (text.isdigit() and int(text) > 0):
+        return text
+    raise ValueError(f"none, backbone, or a number of stages from 1, not {text!r}")
+
+
+def _share(text: str) -> float:
+    if not 0 <= float(text) <= 1:
+        raise ValueError(f"0 to 1, not {text}")
+    return float(text)
+
+
 def _positive(text: str) -> int:
     if int(text) < 1:
         raise ValueError(f"at least 1, not {text}")
@@ -130,8 +142,9 @@ _ALL = (
            default="none", metavar="W"),
     Option("preset", _WHAT, "starting values: what a practitioner does today, or the paper's",
            default="default", choices=("default", "paper-rsna", "paper-lidc")),
-    Option("freeze", _WHAT, "backbone: train the head alone, batch norm statistics kept",
-           default="none", choices=("none", "backbone")),
+    Option("freeze", _WHAT, "backbone: train the head alone; N: freeze the first N stages, the "
+           "stem among them; batch norm statistics are kept", _freeze, default="none",
+           metavar="none|backbone|N"),
 
     Option("windows", _INPUT, "HU windows, one for each channel or one for all; CENTRE,WIDTH",
            _window, several=True, metavar="C,W"),
@@ -159,6 +172,11 @@ _ALL = (
     Option("accumulate", _TRAIN, "batches to each optimizer step", _positive, default=1,
            metavar="N"),
     Option("lr", _TRAIN, "highest learning rate", float, default=3e-4, metavar="RATE"),
+    Option("layer_decay", _TRAIN, "each stage learns at this factor times the rate of the next "
+           "one, the head at lr; such as 0.75", _share, metavar="X"),
+    Option("boundary", _TRAIN, "layer, such as classifier or blocks.4: what stands before it "
+           "learns at boundary_factor times lr", metavar="LAYER"),
+    Option("boundary_factor", _TRAIN, "see boundary", _share, default=0.1, metavar="X"),
     Option("weight_decay", _TRAIN, "decoupled for adamw, an L2 penalty for adam", float,
            default=0.01, metavar="X"),
     Option("optimizer", _TRAIN, "adamw (no decay on biases and norms) or adam (the paper's)",

@@ -27,11 +27,12 @@ from ..models import create_model
 from .arguments import CTTrainingArguments, build_arguments
 from .callbacks import LOG_NAME
 from .checkpoints import discard_partial, last_complete, remove_all
+from .groups import freeze_backbone, freeze_stages
 from .inputs import build_processor, clip_dataset, model_overrides, plane_size
 from .memory import keep_freed_memory
 from .options import read_config, resolve
 from .record import hardware, public_command, public_value, versions
-from .trainer import CTTrainer, freeze_backbone
+from .trainer import CTTrainer
 
 __all__ = ["RunResult", "run"]
 
@@ -122,6 +123,8 @@ def run(
         _can_pick_a_best(parts["validation"], options)
     if options["freeze"] == "backbone":
         freeze_backbone(model)
+    elif options["freeze"] != "none":
+        freeze_stages(model, int(options["freeze"]))
     trainer = CTTrainer(
         model,
         args,

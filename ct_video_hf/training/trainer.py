@@ -20,9 +20,10 @@ from ..progress import no_transformers_bars
 from .arguments import CTTrainingArguments
 from .callbacks import CodeWithPushes, ProgressOnStderr, StopStaysStopped, TrainingLog
 from .checkpoints import mark_complete
+from .groups import groups_by_plan, plan_rates
 from .sampler import ClipSampler
 
-__all__ = ["CTTrainer", "collate_clips", "freeze_backbone"]
+__all__ = ["CTTrainer", "collate_clips"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +36,6 @@ def collate_clips(items: list[dict]) -> dict[str, torch.Tensor]:
         "study_index": torch.tensor([item["study_index"] for item in items]),
         "clip_start": torch.tensor([item["clip_start"] for item in items]),
     }
-
-
-def freeze_backbone(model) -> None:
-    """Let only the head of ``model`` learn; the trainer keeps frozen batch norms in eval mode."""
-    if model.base_model is model:
-        raise CTVideoError(f"{type(model).__name__} has no backbone apart from its head to freeze")
-    model.base_model.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise CTVideoError(
-            f"freezing the backbone of {type(model).__name__} leaves nothing to learn"
-        )
 
 
 class CTTrainer(Trainer):
@@ -85,6 +75,14 @@ class CTTrainer(Trainer):
         model.config.study_top_k = args.top_k
         if args.channels_last:
             _to_channels_last(model)
+        self._rates = plan_rates(
+            model,
+            layer_decay=args.layer_decay,
+            boundary=args.boundary,
+            boundary_factor=args.boundary_factor,
+            decay_all=args.optimizer == "adam",
+        )
+        self._given_optimizer = kwargs.get("optimizer_cls_and_kwargs")
         kwargs.setdefault("data_collator", collate_clips)
         super().__init__(model=model, args=args, **kwargs)
         # The loss is a mean over the batch; the Trainer divides it by the accumulation steps.
@@ -170,22 +168,30 @@ class CTTrainer(Trainer):
                 module.eval()
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Weights of convolutions and linear layers; all parameters for the paper's Adam.
+        """Weights of layers; all parameters for the paper's Adam.
 
         The parent goes by names, and pytorchvideo's batch norms (``norm_a``) escape it.
         """
-        every = self.args.optimizer == "adam"
-        return [name for name, value in model.named_parameters() if every or value.ndim > 1]
+        return sorted(self._rates.decaying)
 
     def create_optimizer(self, model=None):
-        """AdamW as transformers makes it, or Adam with its L2 penalty (``optimizer="adam"``)."""
-        if self.args.optimizer == "adam" and self.optimizer_cls_and_kwargs is None:
-            betas = (self.args.adam_beta1, self.args.adam_beta2)
-            self.optimizer_cls_and_kwargs = (
-                torch.optim.Adam,
-                {"lr": self.args.learning_rate, "betas": betas, "eps": self.args.adam_epsilon},
-            )
+        """AdamW as transformers makes it, or Adam with its L2 penalty (``optimizer="adam"``).
+
+        Its groups have the learning rates that ``layer_decay`` or ``boundary`` ask for.
+        """
+        trained = self.model if model is None else model
+        kind, settings = self._given_optimizer or self._own_optimizer(trained)
+        rates = (self.args.learning_rate, self.args.weight_decay)
+        groups = groups_by_plan(trained.named_parameters(), self._rates, *rates)
+        self.optimizer_cls_and_kwargs = (kind, {"params": groups, **settings})
         return super().create_optimizer(model)
+
+    def _own_optimizer(self, trained) -> tuple[type[torch.optim.Optimizer], dict]:
+        if self.args.optimizer == "adamw":
+            return self.get_optimizer_cls_and_kwargs(self.args, trained)
+        betas = (self.args.adam_beta1, self.args.adam_beta2)
+        settings = {"betas": betas, "eps": self.args.adam_epsilon}
+        return torch.optim.Adam, {"lr": self.args.learning_rate, **settings}
 
     # ---- evaluation ------------------------------------------------------------------------------
 

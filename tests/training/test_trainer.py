@@ -10,8 +10,8 @@ from ct_video_hf.evaluation import point_metrics
 from ct_video_hf.evaluation.score import score_clips
 from ct_video_hf.models import create_model
 from ct_video_hf.training import CTTrainer, CTTrainingArguments
+from ct_video_hf.training.groups import freeze_backbone
 from ct_video_hf.training.inputs import clip_dataset, plane_size
-from ct_video_hf.training.trainer import freeze_backbone
 
 
 @pytest.fixture
