@@ -80,6 +80,11 @@ class CTVideoConfig(PreTrainedConfig):
         """Fewest frames, rows and columns that the network accepts."""
         return (1, 1, 1)
 
+    @property
+    def other_clips(self) -> str:
+        """What to do about a clip that is refused, as a sentence; empty where it says itself."""
+        return ""
+
     def check_clip(self, frames: int, rows: int, columns: int) -> None:
         """Refuse clips that are large enough and still not possible; most networks have none."""
 
@@ -199,10 +204,11 @@ class CTVideoPreTrainedModel(PreTrainedModel):
             )
         clip, least = (shape[1], *shape[3:]), self.config.smallest_clip
         if any(size < low for size, low in zip(clip, least, strict=True)):
-            raise ValueError(
+            text = (
                 f"pixel_values has {clip[0]} frames of {clip[1]}x{clip[2]} pixels; this model "
-                f"takes at least {least[0]} frames of {least[1]}x{least[2]}."
+                f"takes at least {least[0]} frames of {least[1]}x{least[2]}. "
             )
+            raise ValueError((text + self.config.other_clips).strip())
         self.config.check_clip(*clip)
         return pixel_values.to(self.dtype)
 

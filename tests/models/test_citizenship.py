@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from transformers import (
 from ct_video_hf.models import create_model, get_backbone, list_backbones, processor_for
 from tests.support.stranger import run_as_stranger
 
-from .backbone_cases import tiny_clip, tiny_model
+from .backbone_cases import UNSEEN, tiny_clip, tiny_model, without_chance
 
 NAMES = list_backbones()
 every_backbone = pytest.mark.parametrize("name", NAMES)
@@ -116,7 +117,7 @@ def test_initial_weights_are_the_originals_kind(name):
 
 @every_backbone
 def test_training_reaches_every_parameter(name):
-    model = tiny_model(name, dropout=0.0).train()
+    model = without_chance(tiny_model(name)).train()
     clip = tiny_clip(name, model=model, batch=4)
     output = model(clip, labels=torch.tensor([0.0, 1.0, 1.0, 0.0]))
     output.loss.backward()
@@ -124,13 +125,14 @@ def test_training_reaches_every_parameter(name):
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         assert torch.isfinite(parameter.grad).all(), key
-        assert torch.count_nonzero(parameter.grad) > 0, key
+        if not (name in UNSEEN and re.search(UNSEEN[name], key)):
+            assert torch.count_nonzero(parameter.grad) > 0, key
 
 
 @every_backbone
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_changes_nothing(name, reentrant):
-    plain, saving = tiny_model(name, dropout=0.0).train(), tiny_model(name, dropout=0.0).train()
+    plain, saving = (without_chance(tiny_model(name)).train() for _ in range(2))
     saving.activation_checkpointing_enable({"use_reentrant": reentrant})
     assert saving.backbone.gradient_checkpointing
     clip = tiny_clip(name, model=plain).requires_grad_()
@@ -169,7 +171,9 @@ def test_half_precision(name, tmp_path):
 
 @every_family
 def test_torch_compile(name):
-    model = tiny_model(name)
+    depths = getattr(tiny_model(name).config, "depths", None) or []
+    shallow = {"depths": [min(depth, 2) for depth in depths]} if depths else {}
+    model = tiny_model(name, **shallow)
     clip = tiny_clip(name, model=model)
     compiled = torch.compile(model, backend="eager")
     with torch.no_grad():

@@ -10,7 +10,7 @@ from ct_video_hf.models import create_model, get_backbone, list_backbones
 from ct_video_hf.models.slowfast import slow_frames
 from ct_video_hf.models.weights import load_published
 
-from .backbone_cases import enliven
+from .backbone_cases import enliven, without_chance
 from .originals import all_originals
 
 ORIGINALS = all_originals()
@@ -56,12 +56,10 @@ def test_logits_and_features_of_the_original(name, which):
 
 @every_original
 def test_training_step_of_the_original(name):
-    """Same gradients and the same running statistics; dropout off, for its draws differ."""
+    """Same gradients and the same running statistics; chance off, for its draws differ."""
     original, ours = pair(name)
     for network in (original.train(), ours.train()):
-        for module in network.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
+        without_chance(network)
     frames, rows, columns = ORIGINALS[name].clips[1]
     pixels = torch.randn(2, frames, 3, rows, columns)
     expected = ORIGINALS[name].feed(original, pixels)
@@ -96,10 +94,12 @@ def test_initial_weights_have_the_originals_spread(name):
     original = create_model(name, num_labels=5, **sizes)
     load_published(original, build().state_dict(), get_backbone(name))
     for key, expected in original.state_dict().items():
-        if expected.ndim < 2 and ".gru." not in key:  # norms, biases and statistics
-            assert torch.equal(ours[key], expected) or key == "classifier.bias", key
+        if expected.numel() < 2 or not expected.is_floating_point() or expected.std() == 0:
+            assert torch.equal(ours[key], expected), key  # norms, biases, statistics, indices
         elif expected.numel() > 500:
             assert ours[key].std() == pytest.approx(expected.std(), rel=0.25), key
+        elif key != "classifier.bias":
+            assert 0 < ours[key].abs().max() < 3 * expected.abs().max(), key
 
 
 def test_slow_frames_are_pytorchvideos_where_it_is_exact():

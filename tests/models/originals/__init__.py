@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Original", "all_originals"]
+__all__ = ["Original", "all_originals", "class_token"]
 
 
 def _by_blocks(network: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -24,6 +24,11 @@ def _by_blocks(network: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module]:
 
 def _averaged(features: torch.Tensor) -> torch.Tensor:
     return features.mean((2, 3, 4))
+
+
+def class_token(tokens: torch.Tensor) -> torch.Tensor:
+    """First of (batch, token, feature), for :attr:`Original.pooled`."""
+    return tokens[:, 0]
 
 
 def _one_tensor(network: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
