@@ -17,7 +17,8 @@ def clip_forward(
 
     The activation is gradient times feature on the last spatio-temporal grid, summed over the
     features, negative values cut off (HiResCAM, arXiv 2011.08891), and then the maximum over each
-    plane. Only the head is differentiated; the logits are those of ``model(pixel_values)``.
+    plane. Only the head is differentiated, with a class token the last block too; the logits are
+    those of ``model(pixel_values)``.
 
     Parameters
     ----------
@@ -39,18 +40,14 @@ def clip_forward(
     if not isinstance(model, CTVideoClassifier):
         with torch.no_grad():
             return model(**{model.main_input_name: pixel_values}).logits.float(), None
+    features, grid, pooled = model.backbone.explain(pixel_values)
     with torch.no_grad():
-        features = model.backbone(pixel_values, return_dict=True)
         logits = model.classify(features.pooled_grid).float()
-    last = features.last_hidden_state
-    if last.ndim != 5:
-        return logits, None
     with torch.enable_grad():
-        last = last.detach().requires_grad_()
-        target = model.classify(model.backbone.head_pool(last))[:, label].sum()
-        (gradient,) = torch.autograd.grad(target, last)
-    grid = (gradient.float() * last.detach().float()).sum(1).clamp(min=0)
-    along = grid.amax((2, 3)).unsqueeze(1)  # (clip, 1, t)
+        target = model.classify(pooled)[:, label].sum()
+        (gradient,) = torch.autograd.grad(target, grid)
+    speaks = (gradient.float() * grid.detach().float()).sum(1).clamp(min=0)
+    along = speaks.amax((2, 3)).unsqueeze(1)  # (clip, 1, t)
     frames = pixel_values.shape[1]
     return logits, torch.nn.functional.interpolate(along, frames, mode="linear")[:, 0]
 

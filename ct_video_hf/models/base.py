@@ -313,6 +313,30 @@ class CTVideoBackbone(CTVideoPreTrainedModel):
                 states.append(video)
         return video, self.head_pool(video), tuple(states)
 
+    def pool_last(self, last: torch.Tensor) -> torch.Tensor:
+        """``pooled_grid`` as a function of ``last_hidden_state``."""
+        return self.head_pool(last)
+
+    def explain(
+        self, pixel_values: torch.Tensor
+    ) -> tuple[CTVideoModelOutput, torch.Tensor, torch.Tensor]:
+        """Features of clips, and the end of the network once more to differentiate.
+
+        Returns
+        -------
+        features : CTVideoModelOutput
+            Without gradients.
+        grid : torch.Tensor
+            (batch, feature, t, h, w): features on the last grid that the head looks at.
+        pooled : torch.Tensor
+            ``pooled_grid``, differentiable by ``grid``.
+        """
+        with torch.no_grad():
+            features = self(pixel_values, return_dict=True)
+        with torch.enable_grad():
+            grid = features.last_hidden_state.detach().requires_grad_()
+            return features, grid, self.pool_last(grid)
+
     def forward(
         self,
         pixel_values: torch.Tensor,

@@ -17,8 +17,8 @@ from pytorchvideo.models.stem import create_conv_patch_embed
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from .base import CTVideoBackbone, CTVideoClassifier
-from .mvit_parts import CTMultiscaleConfig, init_attention_part, make_token_pool, run_stages
+from .base import CTVideoClassifier
+from .mvit_parts import CTMultiscaleBackbone, CTMultiscaleConfig, CTMultiscaleInit
 from .positions import resample_grid, square_side
 from .records import Backbone, WeightRecord
 
@@ -67,7 +67,7 @@ class _Stem(nn.Module):
         return self.cls_positional_encoding(self.patch_embed(video))
 
 
-def _layer(config: CTMViTConfig, stage: int, index: int) -> nn.Module:
+def _block(config: CTMViTConfig, stage: int, index: int) -> nn.Module:
     width, depth = config.width * 2**stage, config.depths[stage]
     pools = stage > 0 and index == 0
     widens = stage < len(config.depths) - 1 and index == depth - 1
@@ -88,48 +88,29 @@ def _layer(config: CTMViTConfig, stage: int, index: int) -> nn.Module:
     return layer
 
 
-class CTMViTModel(CTVideoBackbone):
-    """An MViT without classifier.
-
-    ``pooler_output`` is the class token after the last norm (or what ``head_pool`` says),
-    ``last_hidden_state`` the other tokens on their grid.
-    """
+class CTMViTModel(CTMultiscaleBackbone):
+    """An MViT without classifier."""
 
     config_class = CTMViTConfig
     _no_split_modules = ["MultiScaleBlock"]  # noqa: RUF012 - transformers reads a class attribute
 
-    def __init__(self, config: CTMViTConfig) -> None:
-        super().__init__(config)
-        stages = [
-            nn.ModuleList([_layer(config, stage, index) for index in range(depth)])
-            for stage, depth in enumerate(config.depths)
-        ]
-        self.blocks = nn.ModuleList([_Stem(config), *stages])
-        self.norm = nn.LayerNorm(config.feature_size, eps=1e-6)
-        self.head_pool = make_token_pool(config.head_pool)
-        self.post_init()
+    @staticmethod
+    def make_stem(config: CTMViTConfig) -> nn.Module:
+        """Clip to tokens."""
+        return _Stem(config)
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        init_attention_part(module, self.config.head_init_std)
-
-    def forward_features(
-        self, video: torch.Tensor, keep_states: bool = True
-    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Run the network, see :meth:`.base.CTVideoBackbone.forward_features`."""
-        return run_stages(self, video, keep_states)
+    @staticmethod
+    def make_layer(config: CTMViTConfig, stage: int, index: int) -> nn.Module:
+        """A block of pytorchvideo's: tokens, grid -> tokens, grid."""
+        return _block(config, stage, index)
 
 
-class CTMViTForVideoClassification(CTVideoClassifier):
+class CTMViTForVideoClassification(CTMultiscaleInit, CTVideoClassifier):
     """An MViT with a classifier."""
 
     config_class = CTMViTConfig
     backbone_class = CTMViTModel
     _no_split_modules = ["MultiScaleBlock"]  # noqa: RUF012 - transformers reads a class attribute
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        init_attention_part(module, self.config.head_init_std)
 
 
 CTMViTConfig.register_for_auto_class()

@@ -10,11 +10,11 @@ from torch import nn
 from torchvision.models.video.mvit import MultiscaleAttention, PositionalEncoding
 from transformers import initialization as init
 
-from .base import CTVideoBackbone, CTVideoConfig
+from .base import CTVideoBackbone, CTVideoConfig, CTVideoModelOutput
 from .pooling import make_head_pool
 from .resnet_parts import check_lengths, check_odd
 
-__all__ = ["CTMultiscaleConfig", "init_attention_part", "make_token_pool", "run_stages"]
+__all__ = ["CTMultiscaleBackbone", "CTMultiscaleConfig", "CTMultiscaleInit"]
 
 
 @strict
@@ -131,7 +131,7 @@ class CTMultiscaleConfig(CTVideoConfig):
             raise ValueError(f"head_pool is {self.head_pool!r}; allowed: class_token, mean, max.")
 
 
-def init_attention_part(module: nn.Module, head_init_std: float) -> None:
+def _init_part(module: nn.Module, head_init_std: float) -> None:
     """Initialise a module as both originals do; only calls that skip what is loaded already.
 
     Linear layers, the class token and positions: normal, cut off at two units. The convolutions,
@@ -157,9 +157,12 @@ def init_attention_part(module: nn.Module, head_init_std: float) -> None:
             init.trunc_normal_(table, std=0.02)
 
 
-def make_token_pool(kind: str) -> nn.Module | None:
-    """Pooling over the tokens' grid, None where the class token is taken."""
-    return None if kind == "class_token" else make_head_pool(kind, ())
+class CTMultiscaleInit:
+    """Initialises networks of this kind; stands before a class of transformers."""
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        _init_part(module, self.config.head_init_std)
 
 
 def _on_grid(tokens: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
@@ -167,21 +170,83 @@ def _on_grid(tokens: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
     return tokens[:, 1:].transpose(1, 2).unflatten(2, tuple(grid))
 
 
-def run_stages(
-    model: CTVideoBackbone, video: torch.Tensor, keep_states: bool
-) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Run stem, stages and last norm of ``model``; see CTVideoBackbone.forward_features.
+class CTMultiscaleBackbone(CTMultiscaleInit, CTVideoBackbone):
+    """Tokens through stem, stages and a last norm; subclasses build the stem and the layers.
 
-    Where the model has no ``head_pool``, the pooled grid is the class token, at one position.
+    ``pooler_output`` is the class token after the last norm (or what ``head_pool`` says),
+    ``last_hidden_state`` the other tokens on their grid.
     """
-    stem, *stages = model.blocks
-    tokens, grid = stem(video), model.config.patch_grid
-    states = [_on_grid(tokens, grid)] if keep_states else []
-    for stage in stages:
-        for layer in stage:
-            tokens, grid = model.run_block(layer, tokens, tuple(grid))
-        if keep_states:
-            states.append(_on_grid(tokens, grid))
-    tokens = model.norm(tokens)
-    last, token = _on_grid(tokens, grid), tokens[:, 0, :, None, None, None]
-    return last, token if model.head_pool is None else model.head_pool(last), tuple(states)
+
+    def __init__(self, config: CTMultiscaleConfig) -> None:
+        super().__init__(config)
+        stages = [
+            nn.ModuleList([self.make_layer(config, stage, index) for index in range(depth)])
+            for stage, depth in enumerate(config.depths)
+        ]
+        self.blocks = nn.ModuleList([self.make_stem(config), *stages])
+        self.norm = nn.LayerNorm(config.feature_size, eps=1e-6)
+        kind = config.head_pool
+        self.head_pool = None if kind == "class_token" else make_head_pool(kind, ())
+        self.post_init()
+
+    @staticmethod
+    def make_stem(config: Any) -> nn.Module:
+        """Clip to tokens (batch, 1 + t*h*w, channel)."""
+        raise NotImplementedError
+
+    @staticmethod
+    def make_layer(config: Any, stage: int, index: int) -> nn.Module:
+        """A block: tokens, grid -> tokens, grid."""
+        raise NotImplementedError
+
+    def forward_features(
+        self, video: torch.Tensor, keep_states: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Run the network, see :meth:`.base.CTVideoBackbone.forward_features`."""
+        stem, *stages = self.blocks
+        tokens, grid = stem(video), self.config.patch_grid
+        states = [_on_grid(tokens, grid)] if keep_states else []
+        for stage in stages:
+            for layer in stage:
+                tokens, grid = self.run_block(layer, tokens, tuple(grid))
+            if keep_states:
+                states.append(_on_grid(tokens, grid))
+        last, pooled = self._finish(tokens, grid)
+        return last, pooled, tuple(states)
+
+    def explain(
+        self, pixel_values: torch.Tensor
+    ) -> tuple[CTVideoModelOutput, torch.Tensor, torch.Tensor]:
+        """As :meth:`.base.CTVideoBackbone.explain`; a class token looks at tokens in blocks.
+
+        ``grid`` is then what the last block's attention sees, after its norm: before a norm
+        gradient times feature is zero, for a norm does not see the length of what it gets.
+        """
+        if self.head_pool is not None:
+            return super().explain(pixel_values)
+        *layers, final = (layer for stage in self.blocks[1:] for layer in stage)
+        with torch.no_grad():
+            tokens = self.blocks[0](self.check_pixel_values(pixel_values).transpose(1, 2))
+            size: Any = self.config.patch_grid
+            for layer in layers:
+                tokens, size = layer(tokens, tuple(size))
+            normed = final.norm1(tokens)
+        with torch.enable_grad():
+            grid = _on_grid(normed, size).contiguous().requires_grad_()
+            seen = torch.cat([normed[:, :1], grid.flatten(2).transpose(1, 2)], 1)
+            swap = final.norm1.register_forward_hook(lambda *_: seen)
+            try:
+                last, pooled = self._finish(*final(tokens, tuple(size)))
+            finally:
+                swap.remove()
+        features = CTVideoModelOutput(
+            last_hidden_state=last.detach(),
+            pooler_output=pooled.detach().mean((2, 3, 4)),
+            pooled_grid=pooled.detach(),
+        )
+        return features, grid, pooled
+
+    def _finish(self, tokens: torch.Tensor, grid: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens = self.norm(tokens)
+        last, token = _on_grid(tokens, grid), tokens[:, 0, :, None, None, None]
+        return last, token if self.head_pool is None else self.head_pool(last)

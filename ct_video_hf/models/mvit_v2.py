@@ -17,8 +17,8 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 from torchvision.models.video.mvit import MSBlockConfig, MultiscaleBlock, PositionalEncoding
 
-from .base import CTVideoBackbone, CTVideoClassifier
-from .mvit_parts import CTMultiscaleConfig, init_attention_part, make_token_pool, run_stages
+from .base import CTVideoClassifier
+from .mvit_parts import CTMultiscaleBackbone, CTMultiscaleConfig, CTMultiscaleInit
 from .positions import resample_grid
 from .records import Backbone, WeightRecord
 
@@ -137,49 +137,30 @@ class _Stem(nn.Module):
         return self.pos_encoding(self.conv_proj(video).flatten(2).transpose(1, 2))
 
 
-class CTMViTv2Model(CTVideoBackbone):
-    """An MViTv2 without classifier.
-
-    ``pooler_output`` is the class token after the last norm (or what ``head_pool`` says),
-    ``last_hidden_state`` the other tokens on their grid.
-    """
+class CTMViTv2Model(CTMultiscaleBackbone):
+    """An MViTv2 without classifier."""
 
     config_class = CTMViTv2Config
     _no_split_modules = ["MultiscaleBlock"]  # noqa: RUF012 - transformers reads a class attribute
 
-    def __init__(self, config: CTMViTv2Config) -> None:
-        super().__init__(config)
-        layers = _layers(config)
-        stages = [
-            nn.ModuleList([_block(config, layer) for layer in layers if layer.stage == stage])
-            for stage in range(len(config.depths))
-        ]
-        self.blocks = nn.ModuleList([_Stem(config), *stages])
-        self.norm = nn.LayerNorm(config.feature_size, eps=1e-6)
-        self.head_pool = make_token_pool(config.head_pool)
-        self.post_init()
+    @staticmethod
+    def make_stem(config: CTMViTv2Config) -> nn.Module:
+        """Clip to tokens."""
+        return _Stem(config)
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        init_attention_part(module, self.config.head_init_std)
-
-    def forward_features(
-        self, video: torch.Tensor, keep_states: bool = True
-    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Run the network, see :meth:`.base.CTVideoBackbone.forward_features`."""
-        return run_stages(self, video, keep_states)
+    @staticmethod
+    def make_layer(config: CTMViTv2Config, stage: int, index: int) -> nn.Module:
+        """A block of torchvision's: tokens, grid -> tokens, grid."""
+        layers = {(layer.stage, layer.index): layer for layer in _layers(config)}
+        return _block(config, layers[stage, index])
 
 
-class CTMViTv2ForVideoClassification(CTVideoClassifier):
+class CTMViTv2ForVideoClassification(CTMultiscaleInit, CTVideoClassifier):
     """An MViTv2 with a classifier."""
 
     config_class = CTMViTv2Config
     backbone_class = CTMViTv2Model
     _no_split_modules = ["MultiscaleBlock"]  # noqa: RUF012 - transformers reads a class attribute
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        init_attention_part(module, self.config.head_init_std)
 
 
 CTMViTv2Config.register_for_auto_class()

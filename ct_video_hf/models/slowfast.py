@@ -241,6 +241,10 @@ class CTSlowFastModel(CTVideoBackbone):
         on_slow_grid = nn.functional.adaptive_avg_pool3d(fast, slow.shape[2:])
         return torch.cat([slow, on_slow_grid], 1), torch.cat(pooled, 1), tuple(states)
 
+    def pool_last(self, last: torch.Tensor) -> torch.Tensor:
+        """Pool both pathways on the slow one's grid: the same for averages, close for "max"."""
+        return self.head_pool[0](last)
+
 
 class CTSlowFastForVideoClassification(CTVideoClassifier):
     """A SlowFast network with a classifier."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForVideoClassification
 
+from ct_video_hf.inference.localization import clip_forward
 from ct_video_hf.models import create_model, get_backbone
 from ct_video_hf.models.positions import resample_grid, square_side
 from ct_video_hf.models.video_swin import relative_position_index
@@ -383,6 +384,31 @@ def test_all_tokens_may_decide_instead_of_the_class_token(name):
         for key, parameter in model.backbone.named_parameters():
             unseen = key.endswith(("norm_k.bias", "pool_k.norm_act.0.bias"))
             assert unseen or torch.count_nonzero(parameter.grad) > 0, key
+
+
+@every_mvit
+def test_what_a_class_token_looks_at(name):
+    """The activation is that of what the last attention sees, and the logits stay exact."""
+    model = tiny_model(name, image_size=64)
+    clip = torch.rand(2, 4, 3, 64, 64)
+    logits, along = clip_forward(model, clip, 0)
+    with torch.no_grad():
+        expected = model(clip, output_hidden_states=True)
+    torch.testing.assert_close(logits, expected.logits, rtol=0, atol=1e-6)
+    assert along.shape == (2, 4)
+    assert along.max() > 1e-3 * logits.abs().max(), "before a norm it would be zero"
+    features, grid, pooled = model.backbone.explain(clip)
+    torch.testing.assert_close(features.pooler_output, expected.pooler_output)
+    assert grid.shape == expected.hidden_states[-1].shape
+    (slope,) = torch.autograd.grad(model.classify(pooled).sum(), grid)
+    step = 1e-3 * torch.randn_like(grid)
+    norm = model.backbone.blocks[-1][-1].norm1
+    pushed = torch.nn.functional.pad(step.flatten(2).transpose(1, 2), (0, 0, 1, 0))
+    hook = norm.register_forward_hook(lambda _, given, normed: normed + pushed)
+    with torch.no_grad():
+        change = model(clip).logits.sum() - expected.logits.sum()
+    hook.remove()
+    torch.testing.assert_close(change, (slope * step).sum(), rtol=0.05, atol=1e-6)
 
 
 @every_network

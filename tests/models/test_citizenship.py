@@ -16,6 +16,7 @@ from transformers import (
     AutoVideoProcessor,
 )
 
+from ct_video_hf.inference.localization import clip_forward
 from ct_video_hf.models import create_model, get_backbone, list_backbones, processor_for
 from tests.support.stranger import run_as_stranger
 
@@ -230,6 +231,21 @@ def test_the_smallest_clip_is_really_accepted(name):
     with torch.no_grad():
         logits = model(torch.rand(1, frames, model.config.num_channels, rows, columns)).logits
     assert torch.isfinite(logits).all()
+
+
+@every_backbone
+def test_every_network_says_which_slices_speak(name):
+    model = tiny_model(name)
+    clip = tiny_clip(name, model=model)
+    logits, along = clip_forward(model, clip, 0)
+    with torch.no_grad():
+        torch.testing.assert_close(logits, model(clip).logits)
+    assert along.shape == clip.shape[:2]
+    assert torch.isfinite(along).all()
+    assert along.min() >= 0
+    _, grid, pooled = model.backbone.explain(clip)
+    (slope,) = torch.autograd.grad(model.classify(pooled).sum(), grid)
+    assert torch.count_nonzero(slope) > 0
 
 
 @every_backbone
