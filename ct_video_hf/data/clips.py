@@ -14,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..models.hu_clips import clip_start_indices
 from .errors import CTDataError
-from .rows import volume_view
+from .rows import stored_window, volume_view
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -283,8 +283,9 @@ class CTClipDataset(TorchDataset):
     index : ClipIndex
         Made from the same rows.
     transform : callable
-        ``transform(clip, index=, epoch=)`` with clip uint16 (slices, row, column), HU + 1024,
-        gives ``pixel_values``; a :class:`.transforms.ClipTransform`.
+        ``transform(clip, index=, epoch=)`` with clip uint16 (slices, row, column), HU + 1024, or
+        uint8 where the set keeps a window, gives ``pixel_values``; a
+        :class:`.transforms.ClipTransform`.
 
     Notes
     -----
@@ -305,6 +306,7 @@ class CTClipDataset(TorchDataset):
         self.dataset = dataset
         self.index = index
         self.transform = transform
+        self.window = stored_window(dataset)
         self._rows = dataset.select_columns(["volume", "shape"]).with_format("arrow")
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._views: dict[int, np.ndarray] = {}
@@ -322,16 +324,24 @@ class CTClipDataset(TorchDataset):
         self._epoch[0] = epoch
 
     def volume(self, row: int) -> np.ndarray:
-        """A whole study as uint16 (slice, row, column), HU + 1024: a read-only view."""
+        """A whole study (slice, row, column) as it is stored: a read-only view.
+
+        uint16 HU + 1024; uint8 where the set keeps one window (``window``, centre and width).
+        """
         view = self._views.get(row)
         if view is None:
             table = self._rows[row]
-            view = volume_view(table["volume"].chunk(0), 0, table["shape"][0].as_py())
+            view = volume_view(
+                table["volume"].chunk(0),
+                0,
+                table["shape"][0].as_py(),
+                eight_bit=self.window is not None,
+            )
             self._views[row] = view
         return view
 
     def clip(self, number: int) -> np.ndarray:
-        """Clip ``number`` as uint16 (slices, row, column), HU + 1024: a read-only view."""
+        """Clip ``number`` (slices, row, column) as it is stored: a read-only view."""
         start, length = int(self.index.start[number]), int(self.index.length[number])
         return self.volume(int(self.index.study[number]))[start : start + length]
 

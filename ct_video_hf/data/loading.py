@@ -34,20 +34,24 @@ def study_files(
     for record in manifest["studies"]:
         if split not in (None, "all", record["split"]):
             continue
-        path = os.path.join(studies, f"{record['key']}.arrow")
-        try:
-            size = os.stat(path).st_size
-        except FileNotFoundError:
-            size = None
-        if size != record["bytes"]:
-            found = "is missing" if size is None else f"has {size} bytes"
-            raise CTDataError(
-                f"studies/{record['key']}.arrow of {folder.name} {found}, {record['bytes']} bytes "
-                "are expected: the copy is incomplete, or run the same `prepare` again to make it "
-                "anew"
-            )
+        name = f"{record['key']}.arrow"
+        path = os.path.join(studies, name)
+        _check_size(path, f"studies/{name}", folder, record["bytes"])
         files.append(path)
     return files
+
+
+def _check_size(path: str | os.PathLike, name: str, folder: Path, expected: int) -> None:
+    try:
+        size = os.stat(path).st_size
+    except FileNotFoundError:
+        size = None
+    if size != expected:
+        found = "is missing" if size is None else f"has {size} bytes"
+        raise CTDataError(
+            f"{name} of {folder.name} {found}, {expected} bytes are expected: the copy is "
+            "incomplete, or run the same `prepare` again to make it anew"
+        )
 
 
 def load_prepared(
@@ -72,7 +76,7 @@ def load_prepared(
     Returns
     -------
     datasets.Dataset or datasets.DatasetDict
-        One row a study, memory-mapped from the files of the set.
+        One row a study; a study's file is mapped into memory when its volume is looked at.
 
     Raises
     ------
@@ -110,15 +114,21 @@ def _rows_of_fraction(manifest: dict[str, Any], fraction: float, seed: int) -> l
 def _map_files(folder: Path, manifest: dict[str, Any], split: str) -> Dataset:
     from datasets import Dataset, DatasetInfo, Split
 
-    from .mapped import MappedFilesTable
+    from .mapped import MappedSetTable
+    from .rows import SCHEMA
 
     files = study_files(folder, split, manifest)
     if not files:
         raise CTDataError(f"the split {split!r} of {folder.name} has no studies")
+    index = folder / "index.arrow"
+    _check_size(index, "index.arrow", folder, manifest["index"]["bytes"])
+    rows = [
+        row for row, record in enumerate(manifest["studies"]) if split in ("all", record["split"])
+    ]
     stamp = hashlib.sha256((folder / "manifest.json").read_bytes())
     stamp.update(split.encode())
     return Dataset(
-        MappedFilesTable.from_files(files),
+        MappedSetTable.from_files(index, rows, files, SCHEMA),
         info=DatasetInfo(
             description=manifest["provenance"]["description"],
             license=manifest["provenance"]["licence"],
@@ -182,20 +192,28 @@ def summarize_set(
 
 
 def verify_set(folder: str | os.PathLike) -> int:
-    """Check the hash of every study file against the manifest; returns how many were checked.
+    """Check the hash of every study file and of the index against the manifest.
+
+    Returns
+    -------
+    int
+        How many studies were checked.
 
     Raises
     ------
     CTDataError
         Naming the first file that is not what was prepared.
     """
+    from .rows import file_digest
+
     folder = Path(folder)
-    records = read_manifest(folder)["studies"]
-    for file, record in zip(study_files(folder), records, strict=True):
-        with open(file, "rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != record["sha256"]:
-                raise CTDataError(
-                    f"studies/{record['key']}.arrow of {folder.name} is not what was prepared (its "
-                    "SHA-256 differs): copy it again, or delete it and run the same `prepare`"
-                )
-    return len(records)
+    manifest = read_manifest(folder)
+    described = [(f"studies/{r['key']}.arrow", r["xxh3"]) for r in manifest["studies"]]
+    study_files(folder, manifest=manifest)
+    for name, digest in [*described, ("index.arrow", manifest["index"]["xxh3"])]:
+        if file_digest(folder / name) != digest:
+            raise CTDataError(
+                f"{name} of {folder.name} is not what was prepared (its hash differs): copy it "
+                "again, or delete it and run the same `prepare`"
+            )
+    return len(manifest["studies"])

@@ -2,11 +2,13 @@
 
 ==================  ===============================================================================
 studies/*.arrow     one file a study, written under a temporary name and then moved into place
+index.arrow         the small columns of all studies, so that opening a set opens no study
 parameters.json     what the set is made with; written first, so that a set is never a mixture
 journal.jsonl       one line a finished study while a run is under way; gone when the set is whole
 manifest.json       versions, parameters, counts, and each study's hash; written last
 rejects.csv         studies that could not be read, with the reason
 splits.csv          study and split: enough to publish or reuse the split
+fractions.csv       training study and the smallest data fraction that holds it
 README.md           the data card
 private/            the salt of the hashes and the key to hashed study ids: never publish it
 ==================  ===============================================================================
@@ -27,6 +29,7 @@ from typing import Any
 from .. import __version__
 from ..files import replacing, write_csv
 from .errors import CTDataError
+from .index import write_index
 
 __all__ = [
     "FORMAT_VERSION",
@@ -41,7 +44,7 @@ __all__ = [
 ]
 
 #: Raised when older sets can no longer be read or continued.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _FORMAT = "ct_video_hf prepared set"
 _LIBRARIES = ("numpy", "opencv-python-headless", "pyarrow", "pydicom", "imagecodecs")
@@ -119,6 +122,7 @@ class SetFolder:
         self.private = self.path / "private"
         self._journal = self.path / "journal.jsonl"
         self._manifest = self.path / "manifest.json"
+        self.index = self.path / "index.arrow"
 
     def refuse_foreign(self) -> None:
         """Refuse a folder that holds something other than a prepared set, before writing."""
@@ -203,11 +207,13 @@ class SetFolder:
         return self._journal
 
     def finish(self, manifest: dict[str, Any], rejects: list[dict[str, str]]) -> None:
-        """Write rejects, splits and manifest; the set is complete."""
+        """Write rejects, splits, index and manifest; the set is complete."""
         write_csv(self.path / "rejects.csv", ("study", "code", "reason"), rejects)
         studies = [{"study": r["study_id"], "split": r["split"]} for r in manifest["studies"]]
         write_csv(self.path / "splits.csv", ("study", "split"), studies)
-        whole = {"format": _FORMAT, "format_version": FORMAT_VERSION, **manifest}
+        files = [self.study_file(record["key"]) for record in manifest["studies"]]
+        described = write_index(self.index, files)
+        whole = {"format": _FORMAT, "format_version": FORMAT_VERSION, "index": described} | manifest
         write_text(self._manifest, json.dumps(whole, indent=1) + "\n")
         self._journal.unlink(missing_ok=True)
 

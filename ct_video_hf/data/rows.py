@@ -2,12 +2,13 @@
 
 A study's volume is kept once, as little-endian uint16 holding HU + 1024 in (slice, row, column)
 order, in a ``large_binary`` column: exact for every HU above -1025, quick to warp, and read without
-a copy. The file is an Arrow IPC stream, which ``datasets`` maps into memory as it is.
+a copy. A set may instead keep one HU window of it in 8 bits (``window`` is then its centre and
+width): half the size and quicker still, but for that one window only. The file is an Arrow IPC
+stream, which is mapped into memory as it is.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -16,20 +17,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from xxhash import xxh3_128
 
 from .errors import CTDataError
 from .marks import UNKNOWN
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from ..dicom import CTVolume, GeometryReport
     from .marks import Marks
 
 __all__ = [
     "HU_OFFSET",
     "SCHEMA",
+    "file_digest",
     "positive_slices",
     "slice_labels",
+    "stored_window",
     "study_row",
+    "to_window",
     "volume_view",
     "write_row",
 ]
@@ -43,6 +50,7 @@ SCHEMA = pa.schema(
         ("patient_hash", pa.string()),
         ("split", pa.string()),
         ("volume", pa.large_binary()),
+        ("window", pa.list_(pa.float64())),
         ("shape", pa.list_(pa.int32(), 3)),
         ("spacing", pa.list_(pa.float64(), 3)),
         ("z_mm", pa.list_(pa.float64())),
@@ -145,15 +153,20 @@ def study_row(
     finding: int | None = None,
     weight: float = 1.0,
     slice_ids: bool = False,
+    window: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
-    """The row of a study, ``volume`` being uint16 (slice, row, column), HU + 1024."""
+    """The row of a study; the array of ``volume`` is used up, its memory becomes the row's.
+
+    With ``window`` (centre, width in HU) the row holds that window in 8 bits.
+    """
     known = [float(label) for label in labels]
     z_mm = volume.z_mm
     return {
         "study_id": study_id,
         "patient_hash": patient_hash,
         "split": split,
-        "volume": _stored(volume.hu),
+        "volume": _as_stored(volume.hu) if window is None else to_window(volume.hu, window),
+        "window": [] if window is None else [float(value) for value in window],
         "shape": list(volume.hu.shape),
         "spacing": list(volume.spacing),
         "z_mm": z_mm.tolist(),
@@ -173,15 +186,80 @@ def _study_label(labels: Sequence[float]) -> int:
     return 0 if labels and min(labels) == 0 else UNKNOWN
 
 
-def _stored(hu: np.ndarray) -> np.ndarray:
-    """int16 HU as uint16 HU + 1024, plane by plane; what is below -1024 HU becomes -1024."""
-    out = np.empty(hu.shape, "<u2")
+def _as_stored(hu: np.ndarray) -> np.ndarray:
+    """int16 HU as uint16 HU + 1024, in place; what is below -1024 HU becomes -1024."""
+    for plane in hu:
+        np.maximum(plane, -HU_OFFSET, out=plane)
+        np.add(plane, HU_OFFSET, out=plane)  # above 31743 HU it wraps, to the right bits of uint16
+    return hu.view("<u2")
+
+
+def to_window(hu: np.ndarray, window: Sequence[float]) -> np.ndarray:
+    """A HU window as uint8: 0 at its lower end and below, 255 at its upper end and above.
+
+    Parameters
+    ----------
+    hu : numpy.ndarray
+        int16 (slice, row, column).
+    window : (float, float)
+        Centre and width in HU.
+    """
+    centre, width = window
+    steps = np.arange(-32768, 32768, dtype=np.float64)
+    table = np.rint(np.clip((steps - (centre - width / 2)) / width, 0, 1) * 255).astype(np.uint8)
+    out = np.empty(hu.shape, np.uint8)
     for plane, target in zip(hu, out, strict=True):
-        wide = plane.astype(np.int32)
-        wide += HU_OFFSET
-        np.maximum(wide, 0, out=wide)
-        target[...] = wide
+        np.take(table, plane.astype(np.int32) + 32768, out=target)
     return out
+
+
+class _HashingSink:
+    """What Arrow writes goes to a file and into its hash in one pass."""
+
+    closed = False
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb", buffering=0)
+        self._hash = xxh3_128()
+        self.size = 0
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        self._hash.update(view)
+        while len(view):  # a raw write may take less than it is given
+            view = view[self._file.write(view) :]
+        self.size += len(memoryview(data))
+        return len(memoryview(data))
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        self._file.close()
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """XXH3 (128 bits) of a file: finds any accident that befell it, but is no seal."""
+    found = xxh3_128()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 22):
+            found.update(block)
+    return found.hexdigest()
 
 
 def write_row(row: dict[str, Any], path: Path) -> tuple[int, str]:
@@ -190,7 +268,7 @@ def write_row(row: dict[str, Any], path: Path) -> tuple[int, str]:
     Returns
     -------
     (int, str)
-        Size in bytes and SHA-256 of the file.
+        Size in bytes and :func:`file_digest` of the file.
     """
     columns = []
     for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True):
@@ -203,26 +281,75 @@ def write_row(row: dict[str, Any], path: Path) -> tuple[int, str]:
             columns.append(pa.array([row[name]], kind))
     batch = pa.record_batch(columns, schema=SCHEMA)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-        writer.write_batch(batch)
-    with temporary.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    size = temporary.stat().st_size
+    sink = _HashingSink(temporary)
+    try:
+        with (
+            pa.PythonFile(sink, mode="w") as stream,
+            pa.ipc.new_stream(stream, SCHEMA) as writer,
+        ):
+            writer.write_batch(batch)
+    finally:
+        sink.close()
     os.replace(temporary, path)
-    return size, digest
+    return sink.size, sink.hexdigest()
 
 
-def volume_view(column: pa.LargeBinaryArray, row: int, shape: Sequence[int]) -> np.ndarray:
-    """A stored volume as uint16 (slice, row, column), HU + 1024: a view, nothing is copied.
+def stored_window(dataset: Dataset) -> tuple[float, float] | None:
+    """The HU window (centre, width) that a set keeps in 8 bits; None where it keeps HU.
+
+    Raises
+    ------
+    CTDataError
+        When the studies of ``dataset`` are stored in different ways.
+    """
+    if "window" not in dataset.column_names:
+        return None
+    column = dataset.select_columns(["window"]).with_format("arrow")[:]["window"]
+    found = {tuple(window) for window in column.to_pylist()}
+    if len(found) > 1:
+        raise CTDataError(
+            f"studies are stored in {len(found)} ways (windows {sorted(found)}): one set each"
+        )
+    return next(iter(found), None) or None
+
+
+def volume_view(
+    column: pa.LargeBinaryArray, row: int, shape: Sequence[int], *, eight_bit: bool = False
+) -> np.ndarray:
+    """A stored volume (slice, row, column) as it lies in the file: a view, nothing is copied.
 
     Not through ``column[row]``: making an Arrow scalar copies the bytes of the whole study.
+
+    Parameters
+    ----------
+    column : pyarrow.LargeBinaryArray
+    row : int
+    shape : sequence of int
+    eight_bit : bool
+        The set keeps one window in 8 bits (its ``window`` says which).
+
+    Returns
+    -------
+    numpy.ndarray
+        uint16 HU + 1024, or uint8 of a window.
+
+    Raises
+    ------
+    CTDataError
+        When the volume has another size, as one of the other kind has.
     """
     _, offsets, data = column.buffers()
     ends = np.frombuffer(offsets, np.int64, 2, offset=8 * (column.offset + row))
-    count = int(np.prod(shape))
-    if int(ends[1] - ends[0]) != 2 * count:
+    count, found = int(np.prod(shape)), int(ends[1] - ends[0])
+    kind = np.dtype("u1" if eight_bit else "<u2")
+    if found == count and not eight_bit:
         raise CTDataError(
-            f"a stored volume has {ends[1] - ends[0]} bytes; its shape {tuple(shape)} needs "
-            f"{2 * count}"
+            "the set keeps one HU window in 8 bits (prepare --store-window), HU are needed here: "
+            "prepare a set without it"
         )
-    return np.frombuffer(data, "<u2", count, offset=int(ends[0])).reshape(tuple(shape))
+    if found != kind.itemsize * count:
+        raise CTDataError(
+            f"a stored volume has {found} bytes; its shape {tuple(shape)} needs "
+            f"{kind.itemsize * count}"
+        )
+    return np.frombuffer(data, kind, count, offset=int(ends[0])).reshape(tuple(shape))

@@ -35,6 +35,7 @@ class StudyTask:
     slice_ids: bool
     threads: int | None = None  # of the reader; None lets it choose
     finding: int | None = None  # the label that makes the study positive; None: any
+    window: tuple[float, float] | None = None  # kept in 8 bits instead of HU
 
     @property
     def key(self) -> str:
@@ -56,6 +57,8 @@ def fingerprint(task: StudyTask) -> str:
     """Changes when a file of the scan is added, removed, resized or rewritten."""
     path = task.entry.path
     found = []
+    if not path.exists():
+        return "missing"
     if path.is_dir():
         for folder, folders, names in os.walk(path):
             folders.sort()
@@ -105,7 +108,7 @@ def prepare_study(task: StudyTask, target: str) -> dict[str, Any]:
         "positive_slices": positive_slices(row),
         "remarks": remarks,
         "bytes": size,
-        "sha256": digest,
+        "xxh3": digest,
         "fingerprint": stamp,
         "row": task.row_digest,
     }
@@ -123,6 +126,7 @@ def _row(task: StudyTask, volume: CTVolume) -> dict[str, Any]:
         finding=task.finding,
         weight=task.entry.weight,
         slice_ids=task.slice_ids,
+        window=task.window,
     )
 
 

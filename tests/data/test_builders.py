@@ -38,13 +38,13 @@ def test_same_set_has_the_same_fingerprint(prepared):
 def test_folder_is_prepared_into_the_cache_once(scans, tmp_path):
     options = {"data_dir": scans, "cache_dir": tmp_path, "size": 32, "progress": False}
     first = load_ct_dataset("folder", "all", **options)
-    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.arrow")}
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("studies/*.arrow")}
     assert len(files) == len(first) == 6
     load_ct_dataset("folder", **options)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.arrow")} == files
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("studies/*.arrow")} == files
     other = load_ct_dataset("folder", "all", **options | {"size": 24})
     assert other[0]["shape"] == [24, 24, 24]
-    assert len(list(tmp_path.rglob("*.arrow"))) == 12
+    assert len(list(tmp_path.rglob("studies/*.arrow"))) == 12
 
 
 def test_cache_follows_the_inputs(tmp_path):

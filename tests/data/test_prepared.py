@@ -420,7 +420,7 @@ def test_manifests_that_cannot_be_used(scans, tmp_path):
     run(scans, tmp_path / "set")
     path = tmp_path / "set" / "manifest.json"
     text = path.read_text()
-    path.write_text(text.replace('"format_version": 1', '"format_version": 99'))
+    path.write_text(text.replace('"format_version": 2', '"format_version": 99'))
     with pytest.raises(CTDataError, match="has format 99"):
         load_prepared(tmp_path / "set")
     path.write_text(text[:-20])

@@ -54,6 +54,7 @@ def write_clip_set(
                 "patient_hash": patient,
                 "split": split,
                 "volume": _volume(rng, slice(start, start + 7) if positive else None)[:slices],
+                "window": [],
                 "shape": [slices, SIZE, SIZE],
                 "spacing": [4.0, 3.0, 3.0],
                 "z_mm": (4.0 * np.arange(slices)).tolist(),
@@ -68,7 +69,7 @@ def write_clip_set(
             size, digest = write_row(row, target.study_file(key))
             records.append(
                 {"study_id": study, "key": key, "split": split, "patient_hash": patient,
-                 "labels": row["labels"], "shape": row["shape"], "bytes": size, "sha256": digest}
+                 "labels": row["labels"], "shape": row["shape"], "bytes": size, "xxh3": digest}
             )  # fmt: skip
     splits = {
         name: sum(r["split"] == name for r in records) for name in ("train", "validation", "test")

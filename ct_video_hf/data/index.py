@@ -1,0 +1,53 @@
+"""``index.arrow``: the small columns of all studies of a set in one file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ..files import replacing
+from .errors import CTDataError
+from .mapped import VOLUME
+from .rows import SCHEMA, file_digest
+
+__all__ = ["SMALL_COLUMNS", "write_index"]
+
+#: Every column but the volume.
+SMALL_COLUMNS = tuple(name for name in SCHEMA.names if name != VOLUME)
+
+_ROWS = 256  # of a batch: bounds the memory
+
+
+def write_index(path: Path, files: Sequence[str | os.PathLike]) -> dict[str, Any]:
+    """Gather the small columns of study files, in their order.
+
+    Returns
+    -------
+    dict
+        ``bytes`` and ``xxh3`` of the index.
+
+    Raises
+    ------
+    CTDataError
+        Naming a study file that is damaged.
+    """
+    schema = pa.schema([SCHEMA.field(name) for name in SMALL_COLUMNS])
+    with replacing(path) as partial:
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            for first in range(0, len(files), _ROWS):
+                rows = [_small_row(file) for file in files[first : first + _ROWS]]
+                writer.write_table(pa.Table.from_batches(rows, schema).combine_chunks())
+        described = {"bytes": partial.stat().st_size, "xxh3": file_digest(partial)}
+    return described
+
+
+def _small_row(file: str | os.PathLike) -> pa.RecordBatch:
+    try:
+        with pa.memory_map(os.fspath(file)) as stream:
+            return pa.ipc.open_stream(stream).read_next_batch().select(list(SMALL_COLUMNS))
+    except (pa.ArrowInvalid, KeyError, StopIteration) as error:
+        raise CTDataError(f"{os.path.basename(file)} is damaged: {error}") from error
