@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _EXPORTS = {
+    "AUGMENTATIONS": "transforms",
+    "Augmentation": "transforms",
     "CLASS_MASS": "sampling",
     "CTClipDataset": "clips",
     "CTDataError": "errors",
@@ -35,14 +37,17 @@ _EXPORTS = {
     "read_split_file": "splits",
     "refuse_public": "sharing",
     "split_patients": "splits",
+    "stored_window": "rows",
     "summarize_set": "loading",
     "verify_set": "loading",
     "write_split_file": "splits",
 }
 
 __all__ = [
+    "AUGMENTATIONS",
     "CLASS_MASS",
     "SOURCES",
+    "Augmentation",
     "CTClipDataset",
     "CTDataError",
     "CTPreparedSet",
@@ -67,6 +72,7 @@ __all__ = [
     "read_split_file",
     "refuse_public",
     "split_patients",
+    "stored_window",
     "summarize_set",
     "verify_set",
     "write_split_file",
@@ -87,11 +93,12 @@ if TYPE_CHECKING:
         Provenance,
         prepare_table,
     )
+    from .rows import stored_window
     from .sampling import CLASS_MASS, clip_sampling_weights
     from .sharing import refuse_public
     from .sources import SOURCES, prepare
     from .splits import nested_fractions, read_split_file, split_patients, write_split_file
-    from .transforms import ClipTransform
+    from .transforms import AUGMENTATIONS, Augmentation, ClipTransform
 
 
 def __getattr__(name: str) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data import ClipTransform, CTClipDataset, build_clip_index
+from ..data import Augmentation, ClipTransform, CTClipDataset, build_clip_index, stored_window
 from ..errors import CTVideoError
 from ..models import CTVideoProcessor, processor_for
 
@@ -71,9 +72,17 @@ def clip_dataset(
     train: bool,
     min_positive_slices: int = 4,
     rotation: int = 20,
+    flips: Sequence[str] = (),
+    intensity_scale: float = 0.0,
+    intensity_shift: float = 0.0,
+    window_jitter: float = 0.0,
     seed: int = 0,
 ) -> CTClipDataset:
-    """Clips of one split as ``processor`` cuts them; rotated and cropped at random to train."""
+    """Clips of one split as ``processor`` cuts them; augmented and cropped at random to train.
+
+    The augmentation is that of :class:`ct_video_hf.data.Augmentation`; ``flips`` names the axes
+    that may be mirrored: columns, rows, slices.
+    """
     index = build_clip_index(
         studies,
         processor.num_frames,
@@ -82,5 +91,14 @@ def clip_dataset(
         tail=processor.tail,
         min_slices=processor.min_slices,
     )
-    transform = ClipTransform(processor, train=train, rotation_degrees=rotation, seed=seed)
+    augmentation = Augmentation(
+        rotation_degrees=rotation,
+        **{f"flip_{axis}": True for axis in flips},
+        intensity_scale=intensity_scale,
+        intensity_shift=intensity_shift,
+        window_jitter=window_jitter,
+    )
+    transform = ClipTransform(
+        processor, train, augmentation, seed, stored_window=stored_window(studies)
+    )
     return CTClipDataset(studies, index, transform)

@@ -77,6 +77,12 @@ def _not_negative(text: str) -> int:
     return int(text)
 
 
+def _from_zero(text: str) -> float:
+    if not 0 <= float(text) < float("inf"):
+        raise ValueError(f"0 or more, not {text}")
+    return float(text)
+
+
 class OptionError(CTVideoError):
     """An option that is unknown, missing, given twice, or has an impossible value."""
 
@@ -161,6 +167,15 @@ _ALL = (
            _positive, default=4, metavar="N"),
     Option("rotation", _INPUT, "largest rotation in training, whole degrees either way",
            _not_negative, default=20, metavar="DEG"),
+    Option("flips", _INPUT, "axes that may be mirrored in training (default: none; a mirrored "
+           "chest has its heart on the wrong side)", choices=("columns", "rows", "slices"),
+           several=True),
+    Option("intensity_scale", _INPUT, "training multiplies HU by 1 - x to 1 + x", _from_zero,
+           default=0.0, metavar="X"),
+    Option("intensity_shift", _INPUT, "training adds -x to x HU", _from_zero, default=0.0,
+           metavar="HU"),
+    Option("window_jitter", _INPUT, "training moves and widens the windows by up to this share "
+           "of their width", _from_zero, default=0.0, metavar="SHARE"),
     Option("sampling", _INPUT, "balanced, shuffle, or the share of positive clips, such as 0.3",
            _sampling, default="balanced", metavar="S"),
 
@@ -248,6 +263,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup": 0.0,
         "epochs": 50.0,
         "early_stopping": 5,
+        "rotation": 20,
+        "intensity_scale": 0.0,
+        "intensity_shift": 0.0,
+        "window_jitter": 0.0,
         "sampling": "0.3",
         "study_label": "clips",
     },
@@ -258,6 +277,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup": 0.0,
         "epochs": 50.0,
         "early_stopping": 5,
+        "rotation": 20,
+        "intensity_scale": 0.0,
+        "intensity_shift": 0.0,
+        "window_jitter": 0.0,
         "sampling": "balanced",
         "study_label": "clips",
     },

@@ -115,6 +115,10 @@ def run(
             train=role == "train",
             min_positive_slices=options["min_positive_slices"],
             rotation=options["rotation"],
+            flips=options["flips"] or (),
+            intensity_scale=options["intensity_scale"],
+            intensity_shift=options["intensity_shift"],
+            window_jitter=options["window_jitter"],
             seed=options["seed"],
         )
         for role, part in studies.items()

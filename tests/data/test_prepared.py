@@ -19,6 +19,7 @@ from ct_video_hf.data.labels import read_labels_table, table_of_studies
 from ct_video_hf.data.loading import load_prepared, summarize_set, verify_set
 from ct_video_hf.data.manifest import read_manifest
 from ct_video_hf.data.prepared import PrepareOptions, prepare_table
+from ct_video_hf.data.rows import volume_view
 from ct_video_hf.data.sources import prepare
 from ct_video_hf.data.splits import read_split_file
 from ct_video_hf.dicom import read_ct
@@ -65,6 +66,21 @@ def test_rows(scans, tmp_path):
     assert len(set(data["patient_hash"][:])) == 6
     assert {len(value) for value in data["patient_hash"][:]} == {16}
     assert verify_set(tmp_path / "set") == 6
+
+
+def test_one_window_in_eight_bits(scans, tmp_path):
+    summary = run(scans, tmp_path / "set", PrepareOptions(size=32, store_window=(-600, 1500)))
+    assert summary.bytes < run(scans, tmp_path / "hu").bytes * 0.75
+    data = load_prepared(tmp_path / "set", "all")
+    row = data[1]
+    assert row["window"] == [-600.0, 1500.0]
+    stored = np.frombuffer(row["volume"], "u1").reshape(row["shape"])
+    hu = read_ct(scans / "s1", in_plane=32).hu.astype(float)
+    assert np.array_equal(stored, np.rint(np.clip((hu + 1350) / 1500, 0, 1) * 255))
+    with pytest.raises(CTDataError, match="keeps one HU window in 8 bits"):
+        volume_view(data.with_format("arrow")[1]["volume"].chunk(0), 0, row["shape"])
+    with pytest.raises(CTDataError, match="the width above 0"):
+        PrepareOptions(store_window=(40, 0))
 
 
 def test_data_set_dictionary_has_the_splits_with_studies(scans, tmp_path):
@@ -168,6 +184,10 @@ def test_verify_finds_a_flipped_byte(scans, tmp_path):
     ("options", "changed"),
     [
         (PrepareOptions(size=48, salt=SALT), "size 32 -> 48"),
+        (
+            PrepareOptions(size=32, store_window=(-600, 1500), salt=SALT),
+            r"store_window None -> \[-600.0, 1500.0\]",
+        ),
         (PrepareOptions(size=32, policy="warn", salt=SALT), "policy 'strict' -> 'warn'"),
         (PrepareOptions(size=32, slice_ids=True, salt=SALT), "slice_ids False -> True"),
         (PrepareOptions(size=32, salt="another"), "another salt"),

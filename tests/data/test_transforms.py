@@ -7,8 +7,9 @@ from ct_video_hf.data.clips import CTClipDataset, build_clip_index
 from ct_video_hf.data.errors import CTDataError
 from ct_video_hf.data.loading import load_prepared
 from ct_video_hf.data.prepared import PrepareOptions
+from ct_video_hf.data.rows import to_window
 from ct_video_hf.data.sources import prepare
-from ct_video_hf.data.transforms import ClipTransform
+from ct_video_hf.data.transforms import AUGMENTATIONS, Augmentation, ClipTransform
 from ct_video_hf.dicom import read_ct
 from ct_video_hf.models.processing_ct import CTVideoProcessor
 from tests.support.dicom_folders import random_hu, write_folder_set
@@ -157,6 +158,7 @@ def test_the_stored_clip_is_not_changed(processor, clip):
     [
         (lambda clip: clip[:, :40], "planes of 40x48 pixels, but the processor's size is 48"),
         (lambda clip: clip.astype(np.int16), "a clip of int16"),
+        (lambda clip: clip.astype(np.uint8), "a clip of uint8"),
         (lambda clip: np.concatenate([clip, clip]), "32 slices; num_frames is 16"),
         (lambda clip: clip[:0], "0 slices"),
     ],
@@ -169,3 +171,149 @@ def test_wrong_clips_are_refused(processor, clip, change, expected):
 def test_wrong_rotation_is_refused(processor):
     with pytest.raises(CTDataError, match=r"rotation_degrees is 12\.5"):
         ClipTransform(processor, True, rotation_degrees=12.5)
+
+
+# ---- jitter -------------------------------------------------------------------------------------
+
+
+def test_presets():
+    paper = AUGMENTATIONS["paper"]
+    assert (paper.rotation_degrees, paper.jitters) == (20, False)
+    assert [paper.flip_columns, paper.flip_rows, paper.flip_slices] == [False] * 3
+    assert ClipTransform(CTVideoProcessor(), True).augmentation == paper
+    wide = ClipTransform(CTVideoProcessor(), True, "wide", rotation_degrees=3).augmentation
+    assert (wide.rotation_degrees, wide.window_jitter) == (3, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"intensity_scale": 0.95}, "intensity_scale is 0.95"),
+        ({"intensity_shift": -1}, "intensity_shift is -1"),
+        ({"window_jitter": float("nan")}, "window_jitter is nan"),
+        ({"rotation": 3}, "no augmentation rotation; known are rotation_degrees"),
+        ({"augmentation": "heavy"}, "augmentation 'heavy'; known are none, paper, wide"),
+    ],
+)
+def test_impossible_augmentations_are_refused(processor, options, expected):
+    with pytest.raises(CTDataError, match=expected):
+        ClipTransform(processor, True, **options)
+
+
+def test_intensity_jitter_is_a_scale_and_a_shift_of_hu(clip):
+    """Windowing the changed HU by hand gives what the moved window gives."""
+    processor = CTVideoProcessor(size=48, crop_size=48, num_frames=16, windows=[[-200, 3000]])
+    transform = ClipTransform(
+        processor, True, "none", intensity_scale=0.1, intensity_shift=50, seed=4
+    )
+    seen = set()
+    for index in range(12):
+        random = np.random.default_rng([4, 0, index])
+        random.integers(0, 1)  # the angle
+        random.integers(0, 1, 2)  # the crop
+        random.random(3)  # the flips
+        scale, shift = 1 + random.uniform(-1, 1) * 0.1, random.uniform(-1, 1) * 50
+        seen.add(round(scale, 3))
+        hu = (clip.astype(np.float64) - 1024) * scale + shift
+        expected = np.clip((hu + 1700) / 3000, 0, 1)
+        found = transform(clip, index=index)[:, 0].numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert len(seen) > 6
+
+
+def test_window_jitter_moves_each_window_within_its_bounds(clip):
+    windows = [[-600, 1500], [40, 400], [400, 1000]]
+    processor = CTVideoProcessor(size=48, crop_size=48, num_frames=16, windows=windows)
+    transform = ClipTransform(processor, True, "none", window_jitter=0.2)
+    from ct_video_hf.data.transforms import _jittered
+
+    moved = []
+    for index in range(200):
+        random = np.random.default_rng(index)
+        for (centre, width), (was, wide) in zip(
+            _jittered(windows, transform.augmentation, random), windows, strict=True
+        ):
+            assert abs(centre - was) <= 0.2 * wide
+            assert 0.8 * wide <= width <= 1.2 * wide
+            moved.append((centre - was) / wide)
+    assert min(moved) < -0.15
+    assert max(moved) > 0.15
+    plain = ClipTransform(processor, True, "none")(clip)
+    changed = transform(clip)
+    assert (plain != changed).any()
+    evaluation = ClipTransform(processor, False, window_jitter=0.2)(clip)
+    assert torch.equal(evaluation, ClipTransform(processor, False)(clip))
+
+
+def test_jitter_leaves_places_alone(processor, clip):
+    """The same index is rotated and cropped alike with and without jitter."""
+    plain = ClipTransform(processor, True)(clip, index=5)[:, 0]
+    jittered = ClipTransform(processor, True, window_jitter=0.05)(clip, index=5)[:, 0]
+    inside = (plain > 0.2) & (plain < 0.8)
+    assert float((plain - jittered)[inside].abs().max()) < 0.15
+
+
+# ---- one window in 8 bits ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["paper-rsna", "paper-lidc", "kinetics"])
+def test_eight_bits_are_the_window_within_half_a_step(clip, preset):
+    processor = CTVideoProcessor.from_preset(
+        preset, size=48, crop_size=40, num_frames=16, stride=16
+    )
+    window = tuple(processor.windows[0])
+    stored = to_window(clip.astype(np.int32).astype(np.int16) - 1024, window)
+    kept = ClipTransform(processor, False, stored_window=window)
+    exact = ClipTransform(processor, False)(clip[:9])
+    step = 1 / 255 / (processor.std or [1.0])[0]
+    difference = (kept(stored[:9]) - exact).abs()
+    assert float(difference.max()) <= step / 2 + 1e-6
+    assert float(difference.max()) > step / 4  # they are two ways
+
+
+def test_eight_bits_are_augmented_as_hu_are(clip):
+    processor = CTVideoProcessor(size=48, crop_size=40, num_frames=16, windows=[[0, 3300]])
+    stored = to_window(clip.astype(np.int16) - 1024, (0, 3300))
+    for index in range(6):
+        options = {"flip_columns": True, "seed": 3}
+        found = ClipTransform(processor, True, stored_window=(0, 3300), **options)
+        exact = ClipTransform(processor, True, **options)(clip, index=index)
+        difference = (found(stored, index=index) - exact).abs()
+        assert float(difference.max()) <= 1.6 / 255  # rounded when stored and when turned
+
+
+def test_air_of_a_window_that_reaches_below_it(clip):
+    window = (0.0, 3000.0)  # from -1500 HU: air is not its lower end
+    processor = CTVideoProcessor(size=48, crop_size=40, num_frames=16, windows=[window])
+    stored = to_window(clip.astype(np.int16) - 1024, window)
+    pixels = ClipTransform(processor, False, stored_window=window)(stored[:9])
+    assert float(pixels[9:].min()) == float(pixels[9:].max()) == pytest.approx(476 / 3000, abs=2e-3)
+
+
+def test_what_eight_bits_have_lost_is_refused(processor, clip):
+    with pytest.raises(CTDataError, match=r"keeps 8 bits of the window 400,1000 HU.*-600,1500"):
+        ClipTransform(processor, False, stored_window=(400, 1000))
+    with pytest.raises(CTDataError, match="jitter of intensity or window needs what lies outside"):
+        ClipTransform(processor, True, window_jitter=0.1, stored_window=(-600, 1500))
+    with pytest.raises(CTDataError, match="a clip of uint16"):
+        ClipTransform(processor, False, stored_window=(-600, 1500))(clip)
+    assert Augmentation().jitters is False
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_augment_as_one_process_does(tmp_path, context):
+    """The seed of an augmentation is (seed, epoch, clip): workers cannot repeat each other."""
+    write_folder_set(tmp_path / "scans", studies=3)
+    options = PrepareOptions(size=48)
+    prepare("folder", tmp_path / "scans", tmp_path / "set", options=options, progress=False)
+    data = load_prepared(tmp_path / "set", "all")
+    processor = CTVideoProcessor(size=48, crop_size=40, num_frames=8)
+    clips = CTClipDataset(data, build_clip_index(data, 8), ClipTransform(processor, True, seed=9))
+    clips.set_epoch(2)
+    alone = [clips[number]["pixel_values"] for number in range(len(clips))]
+    loader = torch.utils.data.DataLoader(
+        clips, batch_size=None, num_workers=2, multiprocessing_context=context
+    )
+    for mine, theirs in zip(alone, loader, strict=True):
+        assert torch.equal(mine, theirs["pixel_values"])
+    assert not torch.equal(alone[0], alone[1])
