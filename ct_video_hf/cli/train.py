@@ -20,6 +20,7 @@ Every field of transformers' TrainingArguments may be given as well, as --name v
 
   ct-video-hf train --data SET --output DIR --backbone slow_tiny --epochs 8
   ct-video-hf train --config run.yaml --lr 1e-4
+  ct-video-hf train --data SET --output DIR --backbone MCG-NJU/videomae-base-finetuned-kinetics
   accelerate launch --multi_gpu --num_processes 2 -m ct_video_hf.training --config run.yaml
 
 The output folder is complete: weights, configuration, processor, code, model card, metrics with

@@ -190,6 +190,8 @@ def render_model_card(facts: ModelCardFacts) -> str:
     """The card's text, metadata included."""
     import jinja2
 
+    from ..models.transformers_video import input_name
+
     source = resources.files(__package__).joinpath("templates/model_card.md.jinja")
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
@@ -202,6 +204,7 @@ def render_model_card(facts: ModelCardFacts) -> str:
         name=facts.name,
         backbone=_backbone(facts),
         model_id=facts.model_id,
+        input_name=input_name(facts.config),
         summary=_summary(facts),
         intended_use=_intended_use(facts),
         model_rows=model_rows(facts.config, training or facts.conversion, facts.labels),
@@ -252,6 +255,11 @@ def _folder_name(path: Path, training: dict[str, Any]) -> str:
 def _backbone(facts: ModelCardFacts) -> str:
     known = facts.training.get("backbone") or facts.conversion.get("backbone")
     return str(known or facts.config.get("model_type"))
+
+
+def _origin(facts: ModelCardFacts) -> dict[str, Any]:
+    """Of a network of transformers that training started from, see training_config.json."""
+    return facts.training.get("backbone_origin") or {}
 
 
 def _set_name(training: dict[str, Any]) -> str | None:
@@ -354,7 +362,9 @@ def _metadata(facts: ModelCardFacts) -> str:
         library_name="transformers",
         pipeline_tag="video-classification",
         tags=["ct-video-hf", "medical-imaging", "computed-tomography", "chest-ct", "3d",
-              _backbone(facts).replace("_", "-"), "not-for-clinical-use"],
+              str(_origin(facts).get("model_type") or _backbone(facts)).replace("_", "-"),
+              "not-for-clinical-use"],
+        base_model=_backbone(facts).partition("@")[0] if _origin(facts).get("commit") else None,
         metrics=["roc_auc"] if results else None,
         model_name=facts.name if results else None,
         eval_results=results or None,

@@ -57,9 +57,12 @@ def model_rows(
     config: dict[str, Any], training: dict[str, Any], labels: list[str]
 ) -> list[tuple[str, str]]:
     """Network, size and input."""
+    from ..models.transformers_video import clip_input, input_name
+
     if len(labels) > 10:
         labels = [*labels[:3], "...", f"{len(labels)} in all"]
-    parameters, side = training.get("parameters"), _plain(config.get("image_size"))
+    parameters = training.get("parameters")
+    frames, side, channels = (_plain(NOT_STATED if n is None else n) for n in clip_input(config))
     binary = config.get("problem_type") != "single_label_classification"
     outputs = "one logit a label, sigmoid" if binary else "one logit a class, softmax"
     return [
@@ -68,8 +71,8 @@ def model_rows(
         ("parameters", f"{parameters:,}" if parameters else NOT_STATED),
         (
             "input",
-            f"`pixel_values` (batch, slices: {_plain(config.get('num_frames'))}, channels: "
-            f"{_plain(config.get('num_channels'))}, {side}, {side})",
+            f"`{input_name(config)}` (batch, slices: {frames}, channels: {channels}, {side}, "
+            f"{side})",
         ),
         ("output", f"{outputs}: {_plain(labels)}"),
     ]
@@ -96,6 +99,8 @@ def _starting_weights(training: dict[str, Any]) -> list[tuple[str, str]]:
         return [("starting weights", NOT_STATED)]
     if given in (None, "none"):
         return [("starting weights", "random; no pretraining")]
+    if training.get("backbone_origin"):
+        return _transformers_weights(training["backbone"], training["backbone_origin"])
     record = _weight_record(training.get("backbone"), given)
     if record is None and training.get("converted_from"):
         converted = [
@@ -110,6 +115,18 @@ def _starting_weights(training: dict[str, Any]) -> list[tuple[str, str]]:
         ("their code's licence", record.code_license),
         ("their licence", record.weight_license),
         ("their paper", record.paper),
+    ]
+
+
+def _transformers_weights(name: Any, origin: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is known of a model of transformers: whatever its own card says, and no more."""
+    commit = f" at commit `{_plain(origin['commit'])}`" if origin.get("commit") else ""
+    license = origin.get("license")
+    return [
+        ("starting weights", f"those of `{_plain(name)}`{commit}"),
+        ("their licence", f"{_plain(license)}, says their card" if license else NOT_STATED),
+        ("data that they were trained on", NOT_STATED),
+        ("code of the network", "transformers' own"),
     ]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,6 @@ __all__ = ["LoadedModel", "ModelLoadError", "load_model"]
 logger = logging.getLogger(__name__)
 
 _PROCESSOR_FILE = "video_preprocessor_config.json"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}(/[A-Za-z0-9][\w.\-]{0,95})?")
 
 
 class ModelLoadError(CTVideoError):
@@ -101,7 +99,9 @@ def load_model(name_or_path: str | Path, *, revision: str | None = None) -> Load
         return _from_folder(path, name=path.resolve().name)
     if path.exists():
         raise ModelLoadError(f"{path.name} is a file; a model folder or a Hub id is needed.")
-    if not _HUB_ID.fullmatch(str(name_or_path)):
+    from ..models.hub_files import is_hub_id
+
+    if not is_hub_id(str(name_or_path)):
         raise ModelLoadError(
             f"There is no folder {str(name_or_path)!r}, and that is no Hub id (user/model) either."
         )
@@ -109,53 +109,13 @@ def load_model(name_or_path: str | Path, *, revision: str | None = None) -> Load
 
 
 def _from_hub(repo: str, revision: str | None) -> LoadedModel:
-    from huggingface_hub import snapshot_download
+    from ..models.hub_files import HubFilesError, snapshot
 
     try:
-        folder = snapshot_download(
-            repo,
-            revision=revision,
-            allow_patterns=["*.json", "*.safetensors"],  # no code is fetched
-            ignore_patterns=["*/*"],  # nor checkpoints of the training run
-        )
-    except Exception as error:
-        words = _hub_words(repo, revision, error)
-        if words is None:
-            raise
-        raise ModelLoadError(words) from error
-    path = Path(folder)
-    return _from_folder(path, name=repo, revision=revision or "main", commit=path.name)
-
-
-def _hub_words(repo: str, revision: str | None, error: Exception) -> str | None:
-    """What went wrong with the Hub, for people; None for errors that are not the Hub's."""
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.GatedRepoError):
-        return (
-            f"Access to {repo} is restricted. Ask for access on its page on the Hub, log in with "
-            "`hf auth login`, and try again."
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"{repo} has no revision {revision!r}. Check the branch, tag or commit."
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return (
-            f"There is no folder {repo!r} here and no model {repo!r} on the Hub, or it is private: "
-            "check the spelling, or log in with `hf auth login`."
-        )
-    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-        wanted = repo if revision is None else f"{repo} at {revision}"
-        return (
-            f"There is no folder {repo!r} here, the Hub cannot be reached, and {wanted} is not in "
-            "the local cache. Check the network (and HF_ENDPOINT), or fetch it once with "
-            f"`hf download {repo}` where there is a network."
-        )
-    if isinstance(error, errors.HFValidationError):
-        return f"There is no folder {repo!r}, and that is no Hub id (user/model) either."
-    if isinstance(error, errors.HTTPError | OSError):  # HTTPError: transport errors, too
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        return f"{repo} could not be fetched from the Hub: {first} Try again later."
-    return None
+        folder = snapshot(repo, revision)  # no code is fetched
+    except HubFilesError as error:
+        raise ModelLoadError(str(error)) from error
+    return _from_folder(folder, name=repo, revision=revision or "main", commit=folder.name)
 
 
 def _from_folder(
@@ -217,6 +177,9 @@ def _load_network(path: Path, name: str) -> PreTrainedModel:
     from safetensors import SafetensorError
     from transformers import AutoModelForVideoClassification
 
+    from ..models.base import align_weights
+    from ..models.transformers_video import accept_clips
+
     if not list(path.glob("*.safetensors")):
         raise ModelLoadError(
             f"{name} has no weights in safetensors form (model.safetensors). Pickled weights are "
@@ -243,7 +206,8 @@ def _load_network(path: Path, name: str) -> PreTrainedModel:
             f"The weights of {name} lack {len(missing)} tensors of its network, such as "
             f"{missing[0]}. It is no finished classifier."
         )
-    return model.eval().requires_grad_(False)
+    align_weights(model)
+    return accept_clips(model).eval().requires_grad_(False)
 
 
 def _network_words(path: Path, name: str, error: Exception) -> str:
@@ -257,22 +221,25 @@ def _network_words(path: Path, name: str, error: Exception) -> str:
 
 
 def _check_fit(config: Any, processor: CTVideoProcessor, name: str) -> None:
-    for entry, given in (
-        ("num_frames", processor.num_frames),
-        ("image_size", processor.plane_size),
-        ("num_channels", processor.num_channels),
+    from ..models.transformers_video import FAMILIES, clip_input
+
+    given = (processor.num_frames, processor.plane_size, processor.num_channels)
+    family = FAMILIES.get(config.model_type)
+    for entry, meant, made in zip(
+        ("num_frames", "image_size", "num_channels"), clip_input(config), given, strict=True
     ):
-        meant = getattr(config, entry, given)
-        if entry == "num_channels" and meant != given:
+        if meant in (None, made):
+            continue
+        if entry == "num_channels":
             raise ModelLoadError(
-                f"{name}: the network takes {meant} channels and its processor makes {given}. "
+                f"{name}: the network takes {meant} channels and its processor makes {made}. "
                 "Save the processor that the model was trained with."
             )
-        if meant != given:
-            logger.warning(
-                "%s: the configuration says %s %s, its processor makes %s",
-                name,
-                entry,
-                meant,
-                given,
+        if family is not None and not family.any_clip:
+            raise ModelLoadError(
+                f"{name}: a {family.title} takes {entry} {meant} and nothing else, and its "
+                f"processor makes {made}. Save the processor that the model was trained with."
             )
+        logger.warning(
+            "%s: the configuration says %s %s, its processor makes %s", name, entry, meant, made
+        )

@@ -24,6 +24,7 @@ __all__ = [
     "CTVideoConfig",
     "CTVideoModelOutput",
     "CTVideoPreTrainedModel",
+    "align_weights",
 ]
 
 _ALIGNMENT = 64  # bytes; what torch's own allocator gives on a CPU
@@ -125,6 +126,17 @@ class CTVideoConfig(PreTrainedConfig):
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 
+def align_weights(model: nn.Module) -> None:
+    """Move weights on a CPU to aligned memory.
+
+    CPU kernels sum in another order where memory is not aligned, as in a mapped file, so the same
+    weights would give logits that differ in the last bit.
+    """
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:
+            tensor.data = tensor.data.clone()
+
+
 class CTVideoPreTrainedModel(PreTrainedModel):
     """Loading, saving, initialisation and input checks of all backbones."""
 
@@ -137,16 +149,10 @@ class CTVideoPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any):
-        """Load as transformers does; on a CPU the weights are then moved to aligned memory.
-
-        CPU kernels sum in another order where memory is not aligned, as in a mapped file, so the
-        same weights would give logits that differ in the last bit.
-        """
+        """Load as transformers does, and see :func:`align_weights`."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        for tensor in itertools.chain(model.parameters(), model.buffers()):
-            if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:
-                tensor.data = tensor.data.clone()
+        align_weights(model)
         return loaded
 
     def train(self, mode: bool = True):

@@ -20,6 +20,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification,
 from .base import CTVideoClassifier, CTVideoConfig
 from .processing_ct import CTVideoProcessor
 from .records import Backbone, WeightRecord
+from .transformers_processor import video_model_processor
+from .transformers_video import create_video_model, is_video_model_name
 from .weights import (
     fetch,
     labels_of,
@@ -72,7 +74,10 @@ def get_backbone(name: str) -> Backbone:
         For a name that is not in the registry, with the known ones.
     """
     if name not in all_backbones():
-        raise ValueError(f"There is no backbone {name!r}; known: {', '.join(list_backbones())}.")
+        raise ValueError(
+            f"There is no backbone {name!r}; known: {', '.join(list_backbones())}. A video model "
+            "of transformers is named by its folder or Hub id (user/model)."
+        )
     return all_backbones()[name]
 
 
@@ -129,11 +134,14 @@ def create_model(
     Parameters
     ----------
     backbone : str
-        One of :func:`list_backbones`.
+        One of :func:`list_backbones`; or a folder or Hub id (``user/model``,
+        ``user/model@revision``) of a VideoMAE, V-JEPA 2, TimeSformer or ViViT, see
+        :func:`.transformers_video.create_video_model`, which then gives the model.
     num_labels : int
         Logits; 1 for a binary task. ``id2label`` among the overrides decides instead.
     weights : str or path, optional
-        None for random weights; a name of the backbone's published weights such as
+        None or "none" for random weights (with a folder or Hub id as backbone None takes the
+        weights there); a name of the backbone's published weights such as
         ``"kinetics"`` (downloaded once into the Hugging Face cache); a folder that
         ``save_pretrained`` wrote; or a published checkpoint file.
     keep_head : bool, optional
@@ -162,9 +170,11 @@ def create_model(
     OSError
         When a download fails.
     """
+    if backbone not in all_backbones() and is_video_model_name(backbone):
+        return create_video_model(backbone, num_labels, weights, **config_overrides)
     record = get_backbone(backbone)
     _check_fields(record, config_overrides)
-    if weights is None:
+    if weights is None or weights == "none":
         if keep_head:
             raise ValueError("keep_head=True keeps a checkpoint's classifier; name its weights.")
         return record.classifier_class(_config(record, num_labels, config_overrides)).eval()
@@ -268,6 +278,8 @@ def processor_for(backbone: str, weights: str | None = None, **overrides: Any) -
     **overrides
         Replace fields of :class:`.processing_ct.CTVideoProcessor`.
     """
+    if backbone not in all_backbones() and is_video_model_name(backbone):
+        return video_model_processor(backbone, **overrides)
     record = get_backbone(backbone)
     config = _config(record, 1, {})
     fields = {

@@ -78,7 +78,11 @@ class CodeWithPushes(TrainerCallback):
         self._trainer = trainer
 
     def on_push_begin(self, args, state, control, **kwargs):
-        """Copy the code beside the weights that are about to be pushed."""
+        """Copy the code beside the weights that are about to be pushed.
+
+        A class of transformers' own has none to copy.
+        """
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
-        custom_object_save(model, args.output_dir)
-        custom_object_save(model.config, args.output_dir)
+        for thing in (model, model.config):
+            if thing._auto_class is not None:
+                custom_object_save(thing, args.output_dir)

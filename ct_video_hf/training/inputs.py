@@ -8,18 +8,38 @@ from typing import Any
 
 from ..data import Augmentation, ClipTransform, CTClipDataset, build_clip_index, stored_window
 from ..errors import CTVideoError
-from ..models import CTVideoProcessor, processor_for
+from ..models import CTVideoProcessor, list_backbones, processor_for
+from ..models.transformers_processor import origin_of
+from ..models.transformers_video import clip_input, is_video_model_name
 
-__all__ = ["build_processor", "clip_dataset", "model_overrides", "plane_size"]
+__all__ = ["build_processor", "clip_dataset", "model_overrides", "name_weights", "plane_size"]
 
 _SAME_NAME = ("num_frames", "stride", "tail", "crop_size", "windows")
 _PROCESSOR_FILE = "video_preprocessor_config.json"
 
 
+def name_weights(options: dict[str, Any]) -> dict[str, Any] | None:
+    """Say in ``options["weights"]`` what holds when nothing was said.
+
+    A network of the registry starts from random weights ("none"), a model of transformers from its
+    own ("saved").
+
+    Returns
+    -------
+    dict or None
+        Of a model of transformers what is known of its origin, see :func:`.origin_of`.
+    """
+    known = options["backbone"] in list_backbones()
+    if known or not is_video_model_name(options["backbone"]):
+        options["weights"] = options["weights"] or "none"
+        return None
+    options["weights"] = options["weights"] or "saved"
+    return origin_of(options["backbone"])
+
+
 def model_overrides(options: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments of ``create_model`` besides the backbone's name."""
-    weights = None if options["weights"] == "none" else options["weights"]
-    overrides: dict[str, Any] = {"weights": weights}
+    overrides: dict[str, Any] = {"weights": options["weights"]}
     if options["num_frames"] is not None:
         overrides["num_frames"] = options["num_frames"]
     if options["crop_size"] is not None:
@@ -39,7 +59,7 @@ def build_processor(options: dict[str, Any], model, plane_size: int) -> CTVideoP
     CTVideoError
         The planes are much larger than the model's input, so that a crop would miss the lungs.
     """
-    crop = model.config.image_size
+    frames, crop, channels = clip_input(model.config)
     if options["crop_size"] is None and plane_size > 1.5 * crop:
         raise CTVideoError(
             f"the set's planes are {plane_size} pixels wide and {options['backbone']} sees "
@@ -47,10 +67,10 @@ def build_processor(options: dict[str, Any], model, plane_size: int) -> CTVideoP
             f"{round(crop * 8 / 7)}, or train with --crop-size"
         )
     fields: dict[str, Any] = {
-        "num_frames": model.config.num_frames,
+        "num_frames": frames,
         "crop_size": crop,
         "size": plane_size,
-        "num_channels": model.config.num_channels,
+        "num_channels": channels,
     }
     fields |= {name: options[name] for name in _SAME_NAME if options[name] is not None}
     if options["preset"] in ("paper-rsna", "paper-lidc"):

@@ -142,10 +142,13 @@ _ALL = (
     Option("output", _WHAT, "folder for the finished model; created, must not hold another run",
            metavar="DIR", required=True),
     Option("backbone", _WHAT, "network: slow_r50, x3d_s, x3d_m, slowfast_r50, r3d_18, mc3_18, "
-           "r2plus1d_18, slow_tiny, ...; a wrong name lists all", default="slow_r50",
-           metavar="NAME"),
-    Option("weights", _WHAT, "none, kinetics, or the path of a checkpoint or model folder",
-           default="none", metavar="W"),
+           "r2plus1d_18, resnet18_2d, slow_tiny, ...; a wrong name lists all. Or the folder or Hub "
+           "id (user/model, user/model@revision) of a VideoMAE, V-JEPA 2, TimeSformer or ViViT of "
+           "transformers", default="slow_r50", metavar="NAME"),
+    Option("weights", _WHAT, "none, kinetics (imagenet for 2D networks), or the path of a "
+           "checkpoint or model folder; with a folder or Hub id as backbone: saved (its own "
+           "weights) or none (default: none for a name, saved for a folder or Hub id)",
+           metavar="W"),
     Option("preset", _WHAT, "starting values: what a practitioner does today, or the paper's",
            default="default", choices=("default", "paper-rsna", "paper-lidc")),
     Option("freeze", _WHAT, "backbone: train the head alone; N: freeze the first N stages, the "

@@ -28,7 +28,7 @@ from .arguments import CTTrainingArguments, build_arguments
 from .callbacks import LOG_NAME
 from .checkpoints import discard_partial, last_complete, remove_all
 from .groups import freeze_backbone, freeze_stages
-from .inputs import build_processor, clip_dataset, model_overrides, plane_size
+from .inputs import build_processor, clip_dataset, model_overrides, name_weights, plane_size
 from .memory import keep_freed_memory
 from .options import read_config, resolve
 from .record import hardware, public_command, public_value, versions
@@ -96,6 +96,7 @@ def run(
     if config is not None:
         sources.insert(0, (Path(config).name, read_config(config)))
     options, extras = resolve(*sources)
+    origin = name_weights(options)
     output = Path(options["output"]).expanduser()
     validate = options["validation_split"] != "none"
     args = build_arguments(options, extras, output, validate=validate)
@@ -142,7 +143,7 @@ def run(
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - start
-    return _finish(trainer, parts, options, extras, seconds, write_card, command)
+    return _finish(trainer, parts, options, extras, seconds, write_card, command, origin)
 
 
 # ---- the output folder ---------------------------------------------------------------------------
@@ -238,7 +239,7 @@ def _can_pick_a_best(validation: CTClipDataset, options: dict) -> None:
 # ---- the finished folder -------------------------------------------------------------------------
 
 
-def _finish(trainer, parts, options, extras, seconds, write_card, command) -> RunResult:
+def _finish(trainer, parts, options, extras, seconds, write_card, command, origin) -> RunResult:
     """Score the best model and put everything in place, the record last."""
     output = Path(trainer.args.output_dir)
     tables = {}
@@ -247,7 +248,7 @@ def _finish(trainer, parts, options, extras, seconds, write_card, command) -> Ru
             trainer.predict(parts[role], metric_key_prefix=role)
             tables[role] = trainer.predictions
     scored = "test" if "test" in tables else "validation" if "validation" in tables else None
-    record = _record(trainer, parts, options, extras, seconds, command)
+    record = _record(trainer, parts, options, extras, seconds, command, origin)
     metrics = None
     if scored:
         metrics = evaluate_predictions(
@@ -299,7 +300,7 @@ def _write_evidence(stage: Path, tables, scored, metrics, trainer, options) -> N
         plot_scores(tables[scored], figures / "scores.png", **rules)
 
 
-def _record(trainer: CTTrainer, parts, options, extras, seconds: float, command) -> dict:
+def _record(trainer: CTTrainer, parts, options, extras, seconds: float, command, origin) -> dict:
     args: CTTrainingArguments = trainer.args
     state = trainer.state
     train = clip_table(parts["train"])
@@ -318,9 +319,10 @@ def _record(trainer: CTTrainer, parts, options, extras, seconds: float, command)
     return {
         "command": None if command is None else public_command(command),
         "arguments": {**public_value(options), **extras},
-        "backbone": options["backbone"],
+        "backbone": _public_backbone(options["backbone"]),
         "weights": public_value(options["weights"]),
         "converted_from": _converted_from(options["weights"]),
+        **({} if origin is None else {"backbone_origin": origin}),
         "data": {
             "set": Path(options["data"]).name,
             "manifest": _public_manifest(Path(options["data"]) / "manifest.json"),
@@ -352,6 +354,11 @@ def _converted_from(weights: str) -> dict | None:
     """What the folder that training started from says of its own origin; see hub.convert."""
     path = Path(weights) / "conversion.json"
     return public_value(_read(path)) if path.is_file() else None
+
+
+def _public_backbone(name: str) -> str:
+    """A name or Hub id as it is, of a folder the last part."""
+    return Path(name).resolve().name if Path(name).is_dir() else name
 
 
 def _public_manifest(path: Path) -> dict | None:

@@ -16,6 +16,7 @@ from ..errors import CTVideoError
 from ..evaluation import point_metrics
 from ..evaluation.metrics import log_loss
 from ..evaluation.tables import clip_table, predictions_from
+from ..models.transformers_video import accept_clips
 from ..progress import no_transformers_bars
 from .arguments import CTTrainingArguments
 from .callbacks import CodeWithPushes, ProgressOnStderr, StopStaysStopped, TrainingLog
@@ -52,7 +53,8 @@ class CTTrainer(Trainer):
     ----------
     model : PreTrainedModel
         One logit; its forward takes ``pixel_values`` (B, T, C, H, W) and ``labels`` (B, 1) and
-        returns ``loss`` and ``logits`` (B, 1).
+        returns ``loss`` and ``logits`` (B, 1). VideoMAE, V-JEPA 2, TimeSformer and ViViT of
+        transformers are taken as they are.
     args : CTTrainingArguments
     train_dataset, eval_dataset : CTClipDataset
     **kwargs
@@ -73,6 +75,7 @@ class CTTrainer(Trainer):
         # Saved with the model, so that prediction makes study scores as validation did.
         model.config.study_aggregation = args.aggregation
         model.config.study_top_k = args.top_k
+        accept_clips(model)
         if args.channels_last:
             _to_channels_last(model)
         self._rates = plan_rates(
