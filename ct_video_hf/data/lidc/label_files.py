@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import logging
+import lzma
 import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from lzma import LZMAError
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 from ..errors import CTDataError
 from .annotations import ScanAnnotations
@@ -23,7 +26,10 @@ logger = logging.getLogger(__name__)
 
 #: The collection has 1,318 files of 169 MB in all.
 _MAX_FILES, _MAX_BYTES = 100_000, 8 << 30
-_TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
+_TARS: dict[str, Callable[[Path], Any]] = {
+    ".tar": open, ".tar.gz": gzip.open, ".tgz": gzip.open, ".tar.xz": lzma.open,
+    ".txz": lzma.open, ".tar.bz2": bz2.open, ".tbz2": bz2.open,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,7 @@ def xml_files(path: str | os.PathLike) -> Iterator[tuple[str, bytes]]:
         yield from _within_bounds(_folder_files(path), path.name)
     elif not path.is_file():
         raise CTDataError(f"the annotations {path} do not exist")
-    elif path.name.lower().endswith(_TAR_ENDINGS):
+    elif path.name.lower().endswith(tuple(_TARS)):
         yield from _within_bounds(_tar_members(path), path.name)
     elif zipfile.is_zipfile(path):
         yield from _within_bounds(_zip_members(path), path.name)
@@ -217,17 +223,28 @@ def _read(file: Path) -> bytes:
 
 def _tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
     """Members in the order of the archive, read in one pass and never written to disk."""
+    opener = next(opener for end, opener in _TARS.items() if path.name.lower().endswith(end))
     try:
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
-                name = PurePosixPath(member.name)
-                if not member.isfile() or not _is_xml(name.name):
-                    continue
-                if member.size > MAX_XML_BYTES:
-                    raise CTDataError(f"{path.name}: {name.name} has {member.size} bytes")
-                yield _shown(name), archive.extractfile(member).read()
-    except (tarfile.TarError, LZMAError, EOFError, zlib.error, OSError) as error:
+        with opener(path, "rb") as stream:
+            with tarfile.open(fileobj=stream, mode="r|") as archive:
+                for member in archive:
+                    name = PurePosixPath(member.name)
+                    if not member.isfile() or not _is_xml(name.name):
+                        continue
+                    if member.size > MAX_XML_BYTES:
+                        raise CTDataError(f"{path.name}: {name.name} has {member.size} bytes")
+                    yield _shown(name), archive.extractfile(member).read()
+            _refuse_cut(stream, archive.offset)
+    except (tarfile.TarError, lzma.LZMAError, EOFError, zlib.error, OSError) as error:
         raise CTDataError(f"the archive {path.name} is damaged: {error}") from error
+
+
+def _refuse_cut(stream: IO[bytes], offset: int) -> None:
+    """tarfile takes an archive that is cut between two members for a whole one."""
+    while stream.read(1 << 20):  # to the end, where the checksums are
+        pass
+    if stream.tell() < offset + tarfile.BLOCKSIZE:
+        raise EOFError("it is cut off")
 
 
 def _zip_members(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -87,7 +87,7 @@ def _scans(database: sqlite3.Connection, name: str) -> dict[str, ScanAnnotations
             study_uid=study,
             readers=0,
             annotations=tuple(marked),
-            origin=name,
+            origin=f"{name} scan {scan}",
             patient=patient,
             slice_z_mm=tuple(sorted(heights[scan])),
             pixel_mm=float(pixel),

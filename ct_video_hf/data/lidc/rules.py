@@ -7,8 +7,8 @@ An annotation covers every slice from its lowest to its highest outline.
     add up (Ke et al., arXiv 2304.00546).
 ``consensus``
     A slice is positive when at least three readers cover it with one and the same nodule, as
-    grouped by :mod:`.nodules`. What one reader outlined of a nodule in several pieces is one
-    stretch.
+    grouped by :mod:`.nodules`. A reader who outlined it in several pieces covers a slice when any
+    of them does, and counts once.
 
 With a rating as the target, only nodules count that at least three readers outlined, under
 ``consensus``. Its slices are positive, negative or uncertain as the readers' ratings say:
@@ -52,6 +52,8 @@ POSITIVE, NEGATIVE, UNCERTAIN = 1, 0, -1
 
 #: A stretch of slices: (SOP Instance UID or "", z in mm) of each outlined slice.
 Span = tuple[tuple[str, float], ...]
+#: What counts once: a reader's stretches.
+Voter = tuple[Span, ...]
 
 
 @dataclass(frozen=True)
@@ -129,17 +131,17 @@ class OutlineMarks:
 
     Attributes
     ----------
-    groups : tuple of (int, tuple of Span)
-        Spans that are counted together, and what a slice with enough of them is: 1, 0 or -1.
+    groups : tuple of (int, tuple of Voter)
+        Voters that are counted together, and what a slice that enough of them cover is: 1, 0, -1.
     least : int
-        Spans of one group that it takes.
+        Voters of one group that it takes.
     incomplete : {"keep", "refuse"}
         What to do about a scan that ends before its outlines do.
     label : int
         Place of the label among the label names of the table.
     """
 
-    groups: tuple[tuple[int, tuple[Span, ...]], ...]
+    groups: tuple[tuple[int, tuple[Voter, ...]], ...]
     least: int
     incomplete: str = "keep"
     label: int = 0
@@ -175,14 +177,15 @@ class OutlineMarks:
         places = _Places(slice_ids, np.asarray(z_mm, float))
         marks = np.zeros(len(slice_ids), np.int8)
         for value in (NEGATIVE, UNCERTAIN, POSITIVE):
-            for meaning, spans in self.groups:
+            for meaning, voters in self.groups:
                 if meaning == value:
-                    marks[places.covered(spans) >= self.least] = value
+                    marks[places.votes(voters) >= self.least] = value
         places.refuse_lost()
         if places.outside and self.incomplete == "refuse":
             raise CTDataError(f"{places.missing()}; download it again, or keep incomplete scans")
         positive = any(
-            meaning == POSITIVE and _deepest(spans) >= self.least for meaning, spans in self.groups
+            meaning == POSITIVE and _most_votes(voters) >= self.least
+            for meaning, voters in self.groups
         )
         if places.outside and positive and not (marks == POSITIVE).any():
             raise CTDataError(f"{places.missing()}, and all its positive slices")
@@ -193,15 +196,15 @@ class OutlineMarks:
     ) -> list[str]:
         """What a user should know of how the labels fit the volume."""
         places = _Places(slice_ids, np.asarray(z_mm, float))
-        for _, spans in self.groups:
-            places.covered(spans)
+        for _, voters in self.groups:
+            places.votes(voters)
         return [places.missing()] if places.outside else []
 
     def by_height(self) -> OutlineMarks:
         """The same marks without the names of slices, to be resolved by z alone."""
         groups = tuple(
-            (value, tuple(tuple(("", z) for _, z in span) for span in spans))
-            for value, spans in self.groups
+            (value, tuple(tuple(map(_unnamed, spans)) for spans in voters))
+            for value, voters in self.groups
         )
         return replace(self, groups=groups)
 
@@ -226,13 +229,16 @@ class _Places:
         self.outside: set[tuple[str, float]] = set()
         self._lost: set[tuple[str, float]] = set()
 
-    def covered(self, spans: Sequence[Span]) -> np.ndarray:
-        """How many of the spans cover each slice."""
+    def votes(self, voters: Sequence[Voter]) -> np.ndarray:
+        """How many of the voters cover each slice."""
         counts = np.zeros(len(self._z), int)
-        for span in spans:
-            found = [place for outline in span for place in self._find(outline)]
-            if found:
-                counts[max(min(found), 0) : max(found) + 1] += 1
+        for spans in voters:
+            covered = np.zeros(len(self._z), bool)
+            for span in spans:
+                found = [place for outline in span for place in self._find(outline)]
+                if found:
+                    covered[max(min(found), 0) : max(found) + 1] = True
+            counts += covered
         return counts
 
     def _find(self, outline: tuple[str, float]) -> list[int]:
@@ -289,8 +295,8 @@ def study_label(scan: ScanAnnotations, rule: LabelRule) -> tuple[float | None, O
     and there is a slice.
     """
     groups = _groups(scan, rule)
-    marks = OutlineMarks(tuple((value, spans) for value, spans in groups), rule.readers)
-    reached = [value for value, spans in groups if _deepest(spans) >= rule.readers]
+    marks = OutlineMarks(tuple(groups), rule.readers)
+    reached = [value for value, voters in groups if _most_votes(voters) >= rule.readers]
     if POSITIVE in reached:
         return 1.0, marks
     if UNCERTAIN in reached:
@@ -300,10 +306,10 @@ def study_label(scan: ScanAnnotations, rule: LabelRule) -> tuple[float | None, O
     return 0.0, marks
 
 
-def _groups(scan: ScanAnnotations, rule: LabelRule) -> list[tuple[int, tuple[Span, ...]]]:
+def _groups(scan: ScanAnnotations, rule: LabelRule) -> list[tuple[int, tuple[Voter, ...]]]:
     if rule.name == "paper":
-        spans = tuple(_span([annotation]) for annotation in scan.annotations)
-        return [(POSITIVE, spans)] if spans else []
+        voters = tuple((_span(annotation),) for annotation in scan.annotations)
+        return [(POSITIVE, voters)] if voters else []
     meant = {"exclude": UNCERTAIN, "positive": POSITIVE, "negative": NEGATIVE}[rule.uncertain]
     groups = []
     for nodule in group_annotations(scan.annotations):
@@ -311,20 +317,31 @@ def _groups(scan: ScanAnnotations, rule: LabelRule) -> list[tuple[int, tuple[Spa
             continue
         value = rate_nodule(nodule, rule.target)
         readers = dict.fromkeys(annotation.reader for annotation in nodule.annotations)
-        spans = tuple(
-            _span([item for item in nodule.annotations if item.reader == reader])
+        voters = tuple(
+            tuple(_span(item) for item in nodule.annotations if item.reader == reader)
             for reader in readers
         )
-        groups.append((meant if value == UNCERTAIN else value, spans))
+        groups.append((meant if value == UNCERTAIN else value, voters))
     return groups
 
 
-def _span(annotations: Sequence[Annotation]) -> Span:
-    found = {(o.slice_id or "", o.z_mm) for a in annotations for o in a.outlines}
-    return tuple(sorted(found, key=lambda outline: (outline[1], outline[0])))
+def _span(annotation: Annotation) -> Span:
+    found = {(outline.z_mm, outline.slice_id or "") for outline in annotation.outlines}
+    return tuple((name, z) for z, name in sorted(found))
 
 
-def _deepest(spans: Sequence[Span]) -> int:
-    """The most spans that overlap anywhere."""
-    ends = [(min(z for _, z in span), max(z for _, z in span)) for span in spans]
-    return max((sum(low <= at <= high for low, high in ends) for at, _ in ends), default=0)
+def _unnamed(span: Span) -> Span:
+    return tuple(("", z) for _, z in span)
+
+
+def _most_votes(voters: Sequence[Voter]) -> int:
+    """The most voters whose stretches overlap anywhere; where they do, one of them begins."""
+    ends = [[(span[0][1], span[-1][1]) for span in spans] for spans in voters]
+    return max(
+        (
+            sum(any(low <= at <= high for low, high in other) for other in ends)
+            for stretches in ends
+            for at, _ in stretches
+        ),
+        default=0,
+    )

@@ -69,7 +69,9 @@ def nodule_rows(
         the scan as it was taken; ratings are means over the readers who gave them.
     """
     rule = rule or LabelRule()
-    pixel = scan.pixel_mm if place is None else float(np.mean(place.pixel_mm))
+    pixel = scan.pixel_mm
+    if place is not None and place.pixel_mm is not None:
+        pixel = float(np.mean(place.pixel_mm))
     rows = []
     for number, nodule in enumerate(group_annotations(scan.annotations), start=1):
         row, column, z = nodule.centroid

@@ -32,6 +32,7 @@ __all__ = ["SeriesPlace", "Tree", "find_ct_series"]
 _FEW = 8
 #: Endings that are never DICOM in a download; the reader knows more, this only saves opening them.
 _OTHER = (".xml", ".csv", ".txt", ".json", ".md", ".pdf", ".xls", ".xlsx", ".tcia", ".html")
+_OTHER_NAMES = ("license", "readme", "dicomdir")
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,14 @@ class SeriesPlace:
     path : pathlib.Path
         Folder or zip.
     series_uid, study_uid, patient : str
-    pixel_mm : (float, float)
-        Distance between rows and between columns, mm.
-    origin : (float, float, float)
+    example : str
+        Name of one of its files.
+    pixel_mm : (float, float) or None
+        Distance between rows and between columns, mm. This and the next are None where the header
+        of that file lacks them.
+    origin : (float, float, float) or None
         Image Position (Patient) of one slice.
-    orientation : six floats
+    orientation : six floats or None
         Image Orientation (Patient).
     """
 
@@ -55,12 +59,15 @@ class SeriesPlace:
     series_uid: str
     study_uid: str
     patient: str
-    pixel_mm: tuple[float, float]
-    origin: tuple[float, float, float]
-    orientation: tuple[float, ...]
+    example: str
+    pixel_mm: tuple[float, float] | None
+    origin: tuple[float, float, float] | None
+    orientation: tuple[float, ...] | None
 
-    def in_plane_mm(self, row: float, column: float) -> tuple[float, float]:
+    def in_plane_mm(self, row: float, column: float) -> tuple[float | None, float | None]:
         """x and y (LPS, mm) of a pixel; slices of a series lie straight above each other."""
+        if self.pixel_mm is None or self.origin is None or self.orientation is None:
+            return None, None
         along_row, along_column = np.array(self.orientation[:3]), np.array(self.orientation[3:])
         step = along_row * self.pixel_mm[1] * column + along_column * self.pixel_mm[0] * row
         where = np.array(self.origin) + step
@@ -140,7 +147,9 @@ def _candidates(names: Iterable[str]) -> list[str]:
     return sorted(
         name
         for name in names
-        if not name.startswith(".") and not name.lower().endswith((*_OTHER, ".zip"))
+        if not name.startswith(".")
+        and not name.lower().endswith((*_OTHER, ".zip"))
+        and name.lower() not in _OTHER_NAMES
     )
 
 
@@ -195,8 +204,8 @@ def _enter(tree: Tree, place: Path, found: _Found, root: Path) -> None:
         other = tree.series.get(uid)
         if other is not None:
             raise CTDataError(
-                f"one series lies in two places of {root.name}: {_shown(other.path, root)} and "
-                f"{_shown(place, root)}. Take one away, or name a folder that holds one of them"
+                f"one series lies in two places: {other.example} in one folder or zip and "
+                f"{frame.label} in another. Take one away, or name a folder that holds one of them"
             )
         patient = frame.patient_id or patient_number(place.relative_to(root).as_posix())
         lacking = [
@@ -216,12 +225,8 @@ def _enter(tree: Tree, place: Path, found: _Found, root: Path) -> None:
             series_uid=uid,
             study_uid=frame.study_instance_uid,
             patient=patient,
-            pixel_mm=frame.pixel_spacing or (float("nan"), float("nan")),
-            origin=frame.position or (float("nan"),) * 3,
-            orientation=frame.orientation or (float("nan"),) * 6,
+            example=frame.label,
+            pixel_mm=frame.pixel_spacing,
+            origin=frame.position,
+            orientation=frame.orientation,
         )
-
-
-def _shown(path: Path, root: Path) -> str:
-    """The last part of a path, and how deep it lies; the parts above may be names."""
-    return f"{path.name!r} ({len(path.relative_to(root).parts)} levels down)"
