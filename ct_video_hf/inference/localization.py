@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -11,7 +13,10 @@ __all__ = ["clip_forward", "slice_relevance"]
 
 
 def clip_forward(
-    model: torch.nn.Module, pixel_values: torch.Tensor, label: int
+    model: torch.nn.Module,
+    pixel_values: torch.Tensor,
+    label: int,
+    compute: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Logits of clips and, where the network shows its last grid, the class activation along them.
 
@@ -28,6 +33,8 @@ def clip_forward(
         (clip, frame, channel, row, column).
     label : int
         The logit to explain.
+    compute : callable, optional
+        Instead of the backbone's ``to_explain``, see :mod:`.backends`; for this package's networks.
 
     Returns
     -------
@@ -40,7 +47,10 @@ def clip_forward(
     if not isinstance(model, CTVideoClassifier):
         with torch.no_grad():
             return model(**{model.main_input_name: pixel_values}).logits.float(), None
-    features, grid, pooled = model.backbone.explain(pixel_values)
+    backbone = model.backbone
+    with torch.no_grad():
+        parts = (compute or backbone.to_explain)(pixel_values)
+    features, grid, pooled = backbone.explain_from(*parts)
     with torch.no_grad():
         logits = model.classify(features.pooled_grid).float()
     with torch.enable_grad():

@@ -20,6 +20,7 @@ from ..dicom import CTVolume, read_ct
 from ..errors import CTVideoError
 from ..evaluation import describe_aggregation
 from ..models.hu_clips import AIR_HU, as_hu
+from .backends import choose_backend
 from .loading import LoadedModel, load_model
 from .localization import clip_forward, slice_relevance
 from .results import clip_rows, key_slices, log_odds, sigmoid, study_log_odds
@@ -67,6 +68,7 @@ def pipeline(
     batch_size: int = 4,
     stride: int | None = None,
     label: str | int | None = None,
+    backend: str = "auto",
 ) -> CTVideoPipeline:
     """Load a model for whole-study prediction.
 
@@ -89,6 +91,9 @@ def pipeline(
     label : str or int, optional
         The label that ``study_probability``, clip scores and key slices are about. Default: the
         first label, or class 1 of two classes.
+    backend : {"auto", "eager", "fast"}
+        What computes the network, see :func:`.backends.choose_backend`; a result's ``backend``
+        and ``precision`` say what did.
 
     Returns
     -------
@@ -113,6 +118,7 @@ def pipeline(
         batch_size=batch_size,
         stride=stride,
         label=label,
+        backend=backend,
     )
 
 
@@ -134,6 +140,7 @@ class CTVideoPipeline:
         batch_size: int = 4,
         stride: int | None = None,
         label: str | int | None = None,
+        backend: str = "auto",
     ) -> None:
         if policy not in ("strict", "warn", "repair"):
             raise CTVideoError(f"policy is {policy!r}; allowed: strict, warn, repair.")
@@ -153,6 +160,7 @@ class CTVideoPipeline:
         self.device = _device(device)
         self.dtype = _dtype(dtype, self.device)
         self.model = _placed(loaded.model, self.device, self.dtype)
+        self.backend = choose_backend(backend, self.model, self.device, self.dtype)
         self.labels = _label_names(loaded.model.config)
         self.label = _label_index(label, self.labels, loaded.model.config)
 
@@ -266,7 +274,8 @@ class CTVideoPipeline:
     ) -> dict[str, Any]:
         begin = time.perf_counter()
         starts, planes = self._prepare(volume)
-        timings = {"read": read_seconds, "prepare": time.perf_counter() - begin, "forward": 0.0}
+        timings = {"read": read_seconds, "prepare": time.perf_counter() - begin}
+        timings |= {"setup": 0.0, "forward": 0.0}
         lengths, logits, activation = self._forward(planes, starts, timings, progress)
         config = self.model.config
         odds = log_odds(logits, config.problem_type)
@@ -291,8 +300,8 @@ class CTVideoPipeline:
             "key_slice_rule": rule,
             "report": volume.report.to_dict(),
             "model": self.loaded.describe(),
-            "precision": self._precision(),
-            "backend": f"PyTorch {torch.__version__} eager, {self.device.type}",
+            "precision": self.backend.precision,
+            "backend": self.backend.name,
             "timings_s": {name: round(value, 4) for name, value in timings.items()},
         }
 
@@ -324,8 +333,10 @@ class CTVideoPipeline:
                 pixel_values = self.processor.to_pixel_values(clips)
                 ready = time.perf_counter()
                 scores, activation = self._network(pixel_values)
+                setup, self.backend.setup_seconds = self.backend.setup_seconds, 0.0
                 timings["prepare"] += ready - begin
-                timings["forward"] += time.perf_counter() - ready
+                timings["setup"] += setup
+                timings["forward"] += time.perf_counter() - ready - setup
                 lengths.append(valid)
                 logits.append(scores)
                 activations.append(activation)
@@ -334,7 +345,7 @@ class CTVideoPipeline:
         if not np.isfinite(every).all():
             raise CTVideoError(
                 f"The network {self.loaded.name} gave a score that is no number, in "
-                f"{self._precision()}. Its weights are damaged, or need float32."
+                f"{self.backend.precision}. Its weights are damaged, or need float32."
             )
         along = None if activations[0] is None else np.concatenate(activations)
         return np.concatenate(lengths), every, along
@@ -343,13 +354,9 @@ class CTVideoPipeline:
         pixel_values = pixel_values.to(self.device)
         narrow = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype, enabled=narrow), _exact(self.device):
-            logits, activation = clip_forward(self.model, pixel_values, self.label)
+            logits, activation = clip_forward(self.model, pixel_values, self.label, self.backend)
         along = None if activation is None else activation.cpu().numpy()
         return logits.double().cpu().numpy(), along
-
-    def _precision(self) -> str:
-        name = str(self.dtype).removeprefix("torch.")
-        return name if self.dtype == torch.float32 else f"{name} (autocast)"
 
 
 def _exact(device: torch.device) -> AbstractContextManager:

@@ -338,9 +338,25 @@ class CTVideoBackbone(CTVideoPreTrainedModel):
             ``pooled_grid``, differentiable by ``grid``.
         """
         with torch.no_grad():
-            features = self(pixel_values, return_dict=True)
+            parts = self.to_explain(pixel_values)
+        return self.explain_from(*parts)
+
+    def to_explain(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What :meth:`explain_from` takes: tensors alone, so that this part can be recorded."""
+        features = self(pixel_values, return_dict=True)
+        return features.last_hidden_state, features.pooled_grid
+
+    def explain_from(
+        self, last: torch.Tensor, pooled_grid: torch.Tensor
+    ) -> tuple[CTVideoModelOutput, torch.Tensor, torch.Tensor]:
+        """As :meth:`explain`, from what :meth:`to_explain` gave."""
+        features = CTVideoModelOutput(
+            last_hidden_state=last,
+            pooler_output=pooled_grid.mean((2, 3, 4)),
+            pooled_grid=pooled_grid,
+        )
         with torch.enable_grad():
-            grid = features.last_hidden_state.detach().requires_grad_()
+            grid = last.detach().requires_grad_()
             return features, grid, self.pool_last(grid)
 
     def forward(

@@ -214,29 +214,38 @@ class CTMultiscaleBackbone(CTMultiscaleInit, CTVideoBackbone):
         last, pooled = self._finish(tokens, grid)
         return last, pooled, tuple(states)
 
-    def explain(
-        self, pixel_values: torch.Tensor
-    ) -> tuple[CTVideoModelOutput, torch.Tensor, torch.Tensor]:
-        """As :meth:`.base.CTVideoBackbone.explain`; a class token looks at tokens in blocks.
+    def to_explain(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """As :meth:`.base.CTVideoBackbone.to_explain`; a class token looks at tokens in blocks.
 
-        ``grid`` is then what the last block's attention sees, after its norm: before a norm
-        gradient times feature is zero, for a norm does not see the length of what it gets.
+        Then tokens before the last block and, on their grid, what its attention sees, after its
+        norm: before a norm gradient times feature is zero, for a norm does not see the length of
+        what it gets.
         """
         if self.head_pool is not None:
-            return super().explain(pixel_values)
+            return super().to_explain(pixel_values)
         *layers, final = (layer for stage in self.blocks[1:] for layer in stage)
+        tokens = self.blocks[0](self.check_pixel_values(pixel_values).transpose(1, 2))
+        size: Any = self.config.patch_grid
+        for layer in layers:
+            tokens, size = layer(tokens, tuple(size))
+        return tokens, _on_grid(final.norm1(tokens), size).contiguous()
+
+    def explain_from(
+        self, last: torch.Tensor, pooled_grid: torch.Tensor
+    ) -> tuple[CTVideoModelOutput, torch.Tensor, torch.Tensor]:
+        """As :meth:`.base.CTVideoBackbone.explain_from`, from what :meth:`to_explain` gave."""
+        if self.head_pool is not None:
+            return super().explain_from(last, pooled_grid)
+        tokens, normed = last, pooled_grid
+        final = self.blocks[-1][-1]
         with torch.no_grad():
-            tokens = self.blocks[0](self.check_pixel_values(pixel_values).transpose(1, 2))
-            size: Any = self.config.patch_grid
-            for layer in layers:
-                tokens, size = layer(tokens, tuple(size))
-            normed = final.norm1(tokens)
+            token = final.norm1(tokens[:, :1])
         with torch.enable_grad():
-            grid = _on_grid(normed, size).contiguous().requires_grad_()
-            seen = torch.cat([normed[:, :1], grid.flatten(2).transpose(1, 2)], 1)
+            grid = normed.detach().requires_grad_()
+            seen = torch.cat([token, grid.flatten(2).transpose(1, 2)], 1)
             swap = final.norm1.register_forward_hook(lambda *_: seen)
             try:
-                last, pooled = self._finish(*final(tokens, tuple(size)))
+                last, pooled = self._finish(*final(tokens, tuple(grid.shape[2:])))
             finally:
                 swap.remove()
         features = CTVideoModelOutput(

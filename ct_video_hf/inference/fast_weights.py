@@ -1,0 +1,132 @@
+"""Convolutions and linear layers by oneDNN, with weights laid out once for one input shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+__all__ = ["ConvolutionWeights", "LinearWeights", "PackedConvolution", "PackedLinear"]
+
+
+def _triple(value: Any, dims: int) -> list[int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return values * dims if len(values) == 1 else values
+
+
+@dataclass(frozen=True)
+class ConvolutionWeights:
+    """A convolution as it is: kernel, bias, geometry, and the shape of its input."""
+
+    kernel: torch.Tensor
+    bias: torch.Tensor | None
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+    input_size: list[int]
+
+    @classmethod
+    def of(
+        cls, node: fx.Node, value: Callable[[Any], Any], shape: Sequence[int]
+    ) -> ConvolutionWeights | None:
+        """From a recorded call; None where its weights are no constants."""
+        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+        kernel = value(given["weight"])
+        bias = value(given.get("bias"))
+        if kernel is None or (given.get("bias") is not None and bias is None):
+            return None
+        if isinstance(given.get("padding"), str):
+            return None
+        dims = kernel.ndim - 2
+        return cls(
+            kernel,
+            bias,
+            _triple(given.get("stride", 1), dims),
+            _triple(given.get("padding", 0), dims),
+            _triple(given.get("dilation", 1), dims),
+            given.get("groups", 1),
+            list(shape),
+        )
+
+
+class PackedConvolution:
+    """Convolution, and if wanted plus a tensor, and if wanted cut off below zero.
+
+    Parameters
+    ----------
+    weights : ConvolutionWeights
+    relu : bool
+        Cut off below zero.
+
+    Attributes
+    ----------
+    overwrite : bool
+        A tensor that is added may be written over.
+    """
+
+    def __init__(self, weights: ConvolutionWeights, relu: bool) -> None:
+        self.layout = {5: torch.channels_last_3d, 4: torch.channels_last}[weights.kernel.ndim]
+        self.kernel = torch.ops.mkldnn._reorder_convolution_weight(
+            weights.kernel.contiguous(memory_format=self.layout),
+            weights.padding,
+            weights.stride,
+            weights.dilation,
+            weights.groups,
+            weights.input_size,
+        )
+        self.bias = weights.bias
+        self.geometry = (weights.padding, weights.stride, weights.dilation, weights.groups)
+        self.activation = "relu" if relu else "none"
+        self.overwrite = False
+
+    def __call__(self, video: torch.Tensor, shortcut: torch.Tensor | None = None) -> torch.Tensor:
+        video = video.contiguous(memory_format=self.layout)
+        ops = torch.ops.mkldnn
+        if shortcut is None:
+            return ops._convolution_pointwise(
+                video, self.kernel, self.bias, *self.geometry, self.activation, [], ""
+            )
+        shortcut = shortcut.contiguous(memory_format=self.layout)
+        after = ("add", 1.0, "relu" if self.activation == "relu" else None, [], None)
+        if self.overwrite:
+            return ops._convolution_pointwise_(
+                shortcut, video, self.kernel, self.bias, *self.geometry, *after
+            )
+        return ops._convolution_pointwise(
+            video, shortcut, self.kernel, self.bias, *self.geometry, *after
+        )
+
+
+@dataclass(frozen=True)
+class LinearWeights:
+    """A linear layer as it is."""
+
+    matrix: torch.Tensor
+    bias: torch.Tensor | None
+
+    @classmethod
+    def of(cls, node: fx.Node, value: Callable[[Any], Any]) -> LinearWeights | None:
+        """From a recorded call; None where its weights are no constants."""
+        matrix = value(node.args[1])
+        given = node.args[2] if len(node.args) > 2 else None
+        bias = value(given)
+        if matrix is None or (given is not None and bias is None):
+            return None
+        return cls(matrix, bias)
+
+
+class PackedLinear:
+    """Linear layer and, if wanted, its GELU ("none" for the exact one, or "tanh")."""
+
+    def __init__(self, weights: LinearWeights, gelu: str | None, rows: int) -> None:
+        self.matrix = torch.ops.mkldnn._reorder_linear_weight(weights.matrix.contiguous(), rows)
+        self.bias = weights.bias
+        self.after = ("none", [], "") if gelu is None else ("gelu", [], gelu)
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mkldnn._linear_pointwise(rows, self.matrix, self.bias, *self.after)
