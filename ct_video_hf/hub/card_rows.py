@@ -31,6 +31,7 @@ _TRAINING_OPTIONS = {
     "rotation": "rotation, degrees either way",
     "min_positive_slices": "positive slices that make a clip positive",
     "freeze": "frozen (a number counts stages from the stem)",
+    "lora": "rank of low-rank adapters, merged",
     "layer_decay": "a stage's learning rate over that of the next",
     "boundary": "layer before which a smaller rate holds",
     "boundary_factor": "that rate over the highest",
@@ -239,6 +240,8 @@ def _matters(name: str, arguments: dict[str, Any]) -> bool:
     """Rates by depth only where they were asked for."""
     if name in ("layer_decay", "boundary"):
         return arguments[name] is not None
+    if name == "lora":
+        return bool(arguments[name])
     return name != "boundary_factor" or arguments.get("boundary") is not None
 
 

@@ -154,6 +154,9 @@ _ALL = (
     Option("freeze", _WHAT, "backbone: train the head alone; N: freeze the first N stages, the "
            "stem among them; batch norm statistics are kept", _freeze, default="none",
            metavar="none|backbone|N"),
+    Option("lora", _WHAT, "rank of low-rank adapters that learn instead of the backbone's weights "
+           "and are merged into them at the end; 0: none (needs the extra lora)", _not_negative,
+           default=0, metavar="RANK"),
 
     Option("windows", _INPUT, "HU windows, one for each channel or one for all; CENTRE,WIDTH",
            _window, several=True, metavar="C,W"),

@@ -29,8 +29,9 @@ from .callbacks import LOG_NAME
 from .checkpoints import discard_partial, last_complete, remove_all
 from .groups import freeze_backbone, freeze_stages
 from .inputs import build_processor, clip_dataset, model_overrides, name_weights, plane_size
+from .lora import add_lora, merge_lora
 from .memory import keep_freed_memory
-from .options import read_config, resolve
+from .options import OptionError, read_config, resolve
 from .record import hardware, public_command, public_value, versions
 from .trainer import CTTrainer
 
@@ -126,10 +127,7 @@ def run(
     }
     if validate:
         _can_pick_a_best(parts["validation"], options)
-    if options["freeze"] == "backbone":
-        freeze_backbone(model)
-    elif options["freeze"] != "none":
-        freeze_stages(model, int(options["freeze"]))
+    model = _choose_what_learns(model, options)
     trainer = CTTrainer(
         model,
         args,
@@ -143,6 +141,8 @@ def run(
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - start
+    if options["lora"]:
+        trainer.model = trainer.model_wrapped = merge_lora(trainer.model)
     return _finish(trainer, parts, options, extras, seconds, write_card, command, origin)
 
 
@@ -219,6 +219,20 @@ def _load_studies(options: dict) -> dict[str, Any]:
                 + ("" if role == "train" else f"; name another, or none, with --{role}-split")
             )
     return {role: found[split] for role, split in wanted.items()}
+
+
+def _choose_what_learns(model, options: dict):
+    """Freeze stages, or add adapters; a model of peft then, whose adapters :func:`run` merges."""
+    if options["lora"]:
+        if options["freeze"] != "none" or options["layer_decay"] or options["boundary"]:
+            raise OptionError("lora freezes the backbone itself: leave out freeze, layer_decay "
+                              "and boundary")  # fmt: skip
+        return add_lora(model, options["lora"])
+    if options["freeze"] == "backbone":
+        freeze_backbone(model)
+    elif options["freeze"] != "none":
+        freeze_stages(model, int(options["freeze"]))
+    return model
 
 
 def _can_pick_a_best(validation: CTClipDataset, options: dict) -> None:
@@ -341,9 +355,7 @@ def _record(trainer: CTTrainer, parts, options, extras, seconds: float, command,
         "train_clips": len(train),
         "train_studies": int(train["study_index"].nunique()),
         "parameters": sum(value.numel() for value in trainer.model.parameters()),
-        "trainable_parameters": sum(
-            value.numel() for value in trainer.model.parameters() if value.requires_grad
-        ),
+        "trainable_parameters": trainer.trainable_parameters,
         "training_seconds": round(seconds, 1),
         "versions": versions(),
         "hardware": hardware(args.device, args.world_size),

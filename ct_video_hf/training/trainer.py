@@ -64,6 +64,8 @@ class CTTrainer(Trainer):
     ----------
     predictions : DataFrame or None
         The predictions table of the latest evaluation.
+    trainable_parameters : int
+        Numbers that learn.
     """
 
     def __init__(self, model, args: CTTrainingArguments, **kwargs) -> None:
@@ -84,6 +86,9 @@ class CTTrainer(Trainer):
             boundary=args.boundary,
             boundary_factor=args.boundary_factor,
             decay_all=args.optimizer == "adam",
+        )
+        self.trainable_parameters = sum(
+            value.numel() for value in model.parameters() if value.requires_grad
         )
         self._given_optimizer = kwargs.get("optimizer_cls_and_kwargs")
         kwargs.setdefault("data_collator", collate_clips)

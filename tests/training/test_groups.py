@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,7 +16,8 @@ from ct_video_hf.errors import CTVideoError
 from ct_video_hf.models import create_model, get_backbone, list_backbones
 from ct_video_hf.training import parameter_groups, run
 from ct_video_hf.training.groups import freeze_stages, stages_of
-from tests.models.backbone_cases import tiny_model
+from ct_video_hf.training.options import OptionError
+from tests.models.backbone_cases import enliven, tiny_model
 from tests.support.tiny_runs import OPTIONS
 
 every_backbone = pytest.mark.parametrize("name", list_backbones())
@@ -123,7 +127,7 @@ def trained(clip_set, folder, **given):
     start = folder / "start"
     tiny = dict(get_backbone("slow_tiny").tiny) | {"num_frames": 8, "image_size": 32}
     torch.manual_seed(0)
-    create_model("slow_tiny", **tiny).save_pretrained(start)
+    enliven(create_model("slow_tiny", **tiny)).save_pretrained(start)
     plain = {"scheduler": "constant", "warmup": 0.0, "epochs": 1, "weight_decay": 0.0, "lr": 1e-4}
     options = OPTIONS | plain | {"weights": str(start), "test_split": "none"} | given
     run(data=str(clip_set), output=str(folder / "out"), **options)
@@ -138,11 +142,11 @@ def trained(clip_set, folder, **given):
 
 
 def test_layer_decay_reaches_the_steps(clip_set, tmp_path):
-    """Adam's steps are as long as the learning rate, whatever the gradient."""
+    """Adam's steps are about as long as the learning rate, whatever the gradient."""
     moved, _, _ = trained(clip_set, tmp_path, layer_decay=0.1)
     assert len(moved) == 5
     for one, following in itertools.pairwise(moved):
-        assert one == pytest.approx(0.1 * following, rel=0.5)
+        assert 0.02 * following < one < 0.4 * following
 
 
 def test_the_boundary_reaches_the_steps(clip_set, tmp_path):
@@ -169,3 +173,31 @@ def test_compiled_training_saves_plain_names(clip_set, tmp_path):
     torch._dynamo.reset()
     assert after.keys() == other.keys()
     assert compiled == pytest.approx(plain, rel=0.2)
+
+
+def pipeline_scores(folder, clip_set):
+    """Predictions of the saved folder on the validation split, made anew."""
+    from ct_video_hf.cli import main
+
+    words = ["evaluate", str(folder), str(clip_set), "--split", "validation", "--device", "cpu"]
+    assert main([*words, "--out", str(folder / "again"), "-q"]) == 0
+    return pd.read_csv(folder / "again" / "predictions.csv")
+
+
+def test_adapters_are_trained_and_merged(clip_set, tmp_path):
+    pytest.importorskip("peft", reason="peft is not installed: no LoRA")
+    moved, before, after = trained(clip_set, tmp_path, lora=2, lr=1e-2, keep_checkpoints=True)
+    assert after.keys() == before.keys()
+    assert min(moved) > 0
+    for key, value in before.items():  # norms are frozen, and so are their statistics
+        if ".norm" in key or "_norm" in key:
+            assert torch.equal(value, after[key]), key
+    record = json.loads((tmp_path / "out" / "training_config.json").read_text())
+    assert record["trainable_parameters"] < record["parameters"]
+    checkpoints = list((tmp_path / "out").glob("checkpoint-*/adapter_model.safetensors"))
+    assert checkpoints
+    score_again = pipeline_scores(tmp_path / "out", clip_set)
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    np.testing.assert_allclose(table["logit"], score_again["logit"], atol=1e-5)
+    with pytest.raises(OptionError, match="lora freezes the backbone itself"):
+        trained(clip_set, tmp_path / "b", lora=2, freeze="1")
