@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from ..evaluation import Calibration
 
 __all__ = ["add_arguments", "run"]
 
@@ -50,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="bootstrap resamples (default: 2000)")  # fmt: skip
     rules.add_argument("--seed", type=int, default=0, metavar="N",
                        help="of the resamples (default: 0)")  # fmt: skip
+    rules.add_argument("--calibrate", choices=("temperature", "isotonic"),
+                       help="fit a calibration on these studies (use --split validation) and keep "
+                       "it in the folder MODEL, where prediction uses it")  # fmt: skip
     running = parser.add_argument_group("running")
     running.add_argument("--batch-size", type=int, default=8, metavar="N",
                          help="clips at once (default: 8)")  # fmt: skip
@@ -66,25 +72,39 @@ def run(args: argparse.Namespace) -> int:
         args.wrong_use("MODEL and SET are needed, or --predictions FILE")
     if args.predictions is not None and args.model is not None:
         args.wrong_use("give MODEL and SET, or --predictions FILE, not both")
-    from ..evaluation import evaluate_predictions, format_metrics, read_predictions
+    if args.calibrate and (args.model is None or not Path(args.model).is_dir()):
+        args.wrong_use("--calibrate needs MODEL to be a folder, which it writes into")
+    from ..evaluation import (
+        evaluate_predictions,
+        format_metrics,
+        read_calibration,
+        read_predictions,
+    )
     from ..files import check_writable
 
     if args.out is not None:
         check_writable(args.out)
     if args.predictions is None:
-        table, rules, left_out = _score(args)
+        table, rules, left_out, held = _score(args)
     else:
         table, rules, left_out = read_predictions(args.predictions), _rules(args, {}), None
+        held = read_calibration(Path(args.predictions).parent)
     how = {
         "aggregation": rules["aggregation"],
         "top_k": rules["top_k"],
         "label_from": rules["study_label"],
     }
+    calibration = _calibration(args, table, how, held)
     report = evaluate_predictions(
-        table, resamples=args.resamples, seed=args.seed, left_out=left_out, **how
+        table,
+        resamples=args.resamples,
+        seed=args.seed,
+        left_out=left_out,
+        calibration=None if args.calibrate else calibration,
+        **how,
     )
     if args.out is not None:
-        _write(Path(args.out), table, report, how, args)
+        _write(Path(args.out), table, report, how, args, calibration)
     if args.json:
         print(json.dumps(report, indent=2, allow_nan=False))
     else:
@@ -105,8 +125,8 @@ def _rules(args: argparse.Namespace, of_model: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _score(args: argparse.Namespace) -> tuple[DataFrame, dict[str, Any], dict[str, Any]]:
-    """The predictions table, the rules to score it by, and what of the split it leaves out."""
+def _score(args: argparse.Namespace) -> tuple[DataFrame, dict, dict, Calibration | None]:
+    """The predictions table, rules to score it by, what it leaves out, the model's calibration."""
     import torch
 
     from ..data import load_ct_dataset
@@ -138,14 +158,40 @@ def _score(args: argparse.Namespace) -> tuple[DataFrame, dict[str, Any], dict[st
         device=torch.device(args.device) if args.device else default_device(),
         progress=not args.quiet,
     )
-    return table, rules, left_out(dataset)
+    return table, rules, left_out(dataset), loaded.calibration
 
 
-def _write(out: Path, table, report: dict, how: dict, args: argparse.Namespace) -> None:
+def _calibration(
+    args: argparse.Namespace, table: DataFrame, how: dict, held: Calibration | None
+) -> Calibration | None:
+    """The one to fit now, or the model's where it was fitted by the same rules on other studies."""
+    from ..evaluation import aggregate, fit_calibration
+
+    if args.calibrate:
+        rules = {"top_k": how["top_k"], "label_from": how["label_from"]}
+        studies = aggregate(table, how["aggregation"], **rules)
+        calibration = fit_calibration(studies, args.calibrate, **how)
+        calibration.write(args.model)
+        print(f"calibration written to {args.model}: {calibration.words()}", file=sys.stderr)
+        return calibration
+    if held is None or any(getattr(held, name) != value for name, value in how.items()):
+        return None
+    return held if held.split not in set(table["split"]) else None
+
+
+def _write(
+    out: Path, table, report: dict, how: dict, args: argparse.Namespace, calibration
+) -> None:
     from ..evaluation import write_json, write_predictions
-    from ..evaluation.figures import plot_roc, plot_scores
+    from ..evaluation.figures import write_figures
 
     write_predictions(table, out)
-    plot_roc(table, out / "figures" / "roc.png", resamples=args.resamples, seed=args.seed, **how)
-    plot_scores(table, out / "figures" / "scores.png", **how)
+    write_figures(
+        table,
+        out / "figures",
+        calibration=None if args.calibrate else calibration,
+        resamples=args.resamples,
+        seed=args.seed,
+        **how,
+    )
     write_json(report, out / "metrics.json")

@@ -18,7 +18,8 @@ are named by their path relative to PATH.
 
 A study that cannot be read becomes a row with its error and the others go on; the exit code is
 then 1. The study score comes from the clip scores by the rule that the model was validated with,
-which the output names. It is not calibrated.
+which the output names. It is calibrated where the model folder has a calibration, which the output
+says as well.
 
 Not for clinical use.
 """
@@ -166,4 +167,8 @@ def _answer(
         print(f"pictures: {args.pictures}")
     scored = [answer for answer in answers if "error" not in answer]
     if scored:
-        print(f"Study score: {scored[0]['aggregation']}. Not calibrated. Not for clinical use.")
+        first = scored[0]
+        words = f"calibrated ({first['calibration']})"
+        if not first["calibrated"]:
+            words = f"not calibrated ({first['calibration']})"
+        print(f"Study score: {first['aggregation']}, {words}. Not for clinical use.")

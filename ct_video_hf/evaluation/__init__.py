@@ -2,6 +2,7 @@
 
 from .aggregation import AGGREGATIONS, describe_aggregation, study_score
 from .bootstrap import Interval, bootstrap_intervals, delong_difference, delong_interval
+from .calibration import Calibration, fit_calibration, read_calibration
 from .metrics import METRICS, auprc, auroc, undefined_reason
 from .predictions import aggregate, make_predictions, read_predictions, write_predictions
 from .report import evaluate_predictions, format_metrics, point_metrics, write_json
@@ -9,6 +10,7 @@ from .report import evaluate_predictions, format_metrics, point_metrics, write_j
 __all__ = [
     "AGGREGATIONS",
     "METRICS",
+    "Calibration",
     "Interval",
     "aggregate",
     "auprc",
@@ -18,9 +20,11 @@ __all__ = [
     "delong_interval",
     "describe_aggregation",
     "evaluate_predictions",
+    "fit_calibration",
     "format_metrics",
     "make_predictions",
     "point_metrics",
+    "read_calibration",
     "read_predictions",
     "study_score",
     "undefined_reason",

@@ -19,11 +19,14 @@ from ..errors import CTVideoError
 
 __all__ = [
     "METRICS",
+    "RATES",
     "auprc",
     "auroc",
     "brier",
     "expected_calibration_error",
     "log_loss",
+    "precision_recall_curve",
+    "rate_at_threshold",
     "roc_curve",
     "sensitivity_at_specificity",
     "specificity_at_sensitivity",
@@ -137,6 +140,21 @@ def roc_curve(labels, scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return false_rate[0], true_rate[0], np.r_[np.inf, thresholds]
 
 
+def precision_recall_curve(labels, scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Recall, precision and threshold, from the highest score down.
+
+    A case is called positive where its score is at or above the threshold.
+    """
+    labels, scores, weights, _ = _checked(labels, scores)
+    if not _rankable(labels, scores) or not labels.any():
+        raise CTVideoError(
+            "a precision-recall curve needs a positive case and no score that is NaN"
+        )
+    positive, negative, thresholds = _sums_per_score(labels, scores, weights)
+    hits, alarms = np.cumsum(positive[0]), np.cumsum(negative[0])
+    return hits / hits[-1], hits / (hits + alarms), thresholds
+
+
 def _best_rate(labels, scores, weights, wanted: float, kind: str):
     labels, scores, weights, single = _checked(labels, scores, weights)
     if not 0 <= wanted <= 1:
@@ -212,6 +230,26 @@ def expected_calibration_error(labels, scores, weights=None, *, bins: int = 10):
         _divide(np.abs(weights @ member).sum(axis=1), weights.sum(axis=1)),
         single,
     )
+
+
+#: Rate at a threshold -> (the cases that it is a share of, the cases that it counts).
+RATES = {
+    "sensitivity": ("positive", "called"),
+    "specificity": ("negative", "cleared"),
+    "positive_predictive_value": ("called", "positive"),
+    "negative_predictive_value": ("cleared", "negative"),
+}
+
+
+def rate_at_threshold(labels, scores, weights=None, *, threshold: float, rate: str):
+    """One of :data:`RATES` where a case is called positive at or above ``threshold``."""
+    labels, scores, weights, single = _checked(labels, scores, weights)
+    if np.isnan(scores).any():
+        return _undefined(len(weights), single)
+    called = (scores >= threshold).astype(np.float64)
+    groups = {"positive": labels, "negative": 1 - labels, "called": called, "cleared": 1 - called}
+    among, counted = (groups[name] for name in RATES[rate])
+    return _finish(_divide(weights @ (among * counted), weights @ among), single)
 
 
 def _sensitivity_at_90(labels, scores, weights=None):

@@ -36,9 +36,21 @@ COLUMNS = (
 
 
 def make_predictions(
-    *, study_id, patient_hash, split, clip_start, clip_stop, label, logit, study_label
+    *,
+    study_id,
+    patient_hash,
+    split,
+    clip_start,
+    clip_stop,
+    label,
+    logit,
+    study_label,
+    **properties,
 ) -> pd.DataFrame:
-    """A checked table, ordered by study and clip, from one array a column (score is computed)."""
+    """A checked table, ordered by study and clip, from one array a column (score is computed).
+
+    ``properties`` are further columns that tell of the scan, see :data:`.subgroups.PROPERTIES`.
+    """
     logit = np.asarray(logit, dtype=np.float64)
     table = pd.DataFrame(
         {
@@ -51,6 +63,7 @@ def make_predictions(
             "logit": logit,
             "score": 0.5 * (1 + np.tanh(0.5 * logit)),  # the sigmoid, without overflow
             "study_label": np.asarray(study_label, dtype=np.int64),
+            **properties,
         }
     )
     table = table.sort_values(["study_id", "clip_start"], kind="stable", ignore_index=True)

@@ -11,10 +11,16 @@ import pandas as pd
 from ..files import replacing
 from .aggregation import describe_aggregation
 from .bootstrap import Interval, bootstrap_intervals
+from .calibration import Calibration, score_log_odds
 from .metrics import METRICS, undefined_reason
+from .operating import operating_point_report
 from .predictions import aggregate, check_predictions
+from .subgroups import subgroup_report
 
 __all__ = ["evaluate_predictions", "format_metrics", "point_metrics", "write_json"]
+
+#: Metrics that a calibration can change; those of ranks it cannot.
+_OF_PROBABILITIES = ("brier", "log_loss", "expected_calibration_error")
 
 
 def _known(table: pd.DataFrame) -> pd.DataFrame:
@@ -44,6 +50,7 @@ def evaluate_predictions(
     seed: int = 0,
     confidence: float = 0.95,
     left_out: dict | None = None,
+    calibration: Calibration | None = None,
 ) -> dict:
     """All metrics of one split with patient-clustered bootstrap intervals, ready for JSON.
 
@@ -58,30 +65,31 @@ def evaluate_predictions(
     left_out : dict, optional
         What the table lacks of its split (:func:`ct_video_hf.evaluation.tables.left_out`); kept in
         the report. None: not known.
+    calibration : Calibration, optional
+        Fitted on another split: what it and its operating points do here is measured, too.
 
     Returns
     -------
     dict
         ``"clip/auroc": {"value", "low", "high", "n", "positives"}`` and so on for each metric on
         clips and on studies; an undefined value is None and has ``undefined``, the reason. Beside
-        them how it was made: aggregation, resamples, seed, confidence, split, patients.
+        them how it was made: aggregation, resamples, seed, confidence, split, patients; further
+        ``subgroups``, and with a calibration ``study/brier_calibrated`` and so on,
+        ``calibration`` and ``operating_points``.
     """
     check_predictions(table)
     studies = aggregate(table, aggregation, top_k=top_k, label_from=label_from)
     report: dict = {}
+    how = {"resamples": resamples, "seed": seed, "confidence": confidence}
     for level, cases in (("clip", _known(table)), ("study", _known(studies))):
         labels, scores = cases["label"].to_numpy(), cases["score"].to_numpy()
-        intervals = bootstrap_intervals(
-            METRICS,
-            labels,
-            scores,
-            cases["patient_hash"].to_numpy(dtype=str),
-            resamples=resamples,
-            seed=seed,
-            confidence=confidence,
-        )
+        clusters = cases["patient_hash"].to_numpy(dtype=str)
+        intervals = bootstrap_intervals(METRICS, labels, scores, clusters, **how)
         for name, interval in intervals.items():
             report[f"{level}/{name}"] = _entry(name, interval, labels, scores)
+    if calibration is not None:
+        report |= _calibrated(calibration, labels, scores, clusters, how)
+    report["subgroups"] = subgroup_report(table, studies, **how)
     report |= {
         "aggregation": aggregation,
         "study_label_from": label_from,
@@ -100,6 +108,24 @@ def evaluate_predictions(
         report["top_k"] = top_k
     if left_out is not None:
         report["left_out"] = left_out
+    return report
+
+
+def _calibrated(calibration: Calibration, labels, scores, clusters, how: dict) -> dict:
+    """What the calibration and its thresholds do on these studies, which it was not fitted on."""
+    probabilities = calibration.apply(score_log_odds(scores))
+    metrics = {name: METRICS[name] for name in _OF_PROBABILITIES}
+    report: dict = {}
+    for name, interval in bootstrap_intervals(
+        metrics, labels, probabilities, clusters, **how
+    ).items():
+        report[f"study/{name}_calibrated"] = _entry(name, interval, labels, probabilities)
+    report["calibration"] = {
+        key: value for key, value in calibration.to_dict().items() if key != "operating_points"
+    } | {"words": calibration.words()}
+    report["operating_points"] = operating_point_report(
+        calibration.operating_points, labels, scores, clusters, **how
+    )
     return report
 
 
@@ -143,6 +169,15 @@ def format_metrics(report: dict) -> str:
         if entry["low"] is not None:
             bounds = f"{entry['low']:.3f} to {entry['high']:.3f}"
         lines.append(f"{name:<38} {entry['value']:>7.3f}   {bounds}")
+    for point in report.get("operating_points", []):
+        rates = ", ".join(
+            f"{name} {point[name]['value']:.3f}"
+            for name in ("sensitivity", "specificity")
+            if point[name]["value"] is not None
+        )
+        lines.append(f"threshold {point['threshold']:.3f} ({point['rule']}): {rates}")
+    if "calibration" in report:
+        lines.append(f"calibration: {report['calibration']['words']}")
     rule = describe_aggregation(report["aggregation"], report.get("top_k", 3))
     lines += ["", f"study score: {rule}; {report['interval']}"]
     lines += _left_out_words(report.get("left_out") or {})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 
 from ..data import CTClipDataset
 from ..errors import CTVideoError
 from .predictions import make_predictions
+from .subgroups import PROPERTIES
 
 __all__ = ["clip_table", "left_out", "predictions_from"]
 
@@ -15,7 +18,8 @@ __all__ = ["clip_table", "left_out", "predictions_from"]
 def clip_table(dataset: CTClipDataset) -> pd.DataFrame:
     """One row a clip in the dataset's order: study_index and the label columns of a prediction.
 
-    Columns: study_index, study_id, patient_hash, split, clip_start, clip_stop, label, study_label.
+    Columns: study_index, study_id, patient_hash, split, clip_start, clip_stop, label, study_label,
+    and what is known of the scan: slices, spacing_mm (between slices), manufacturer.
     """
     index, studies = dataset.index, dataset.dataset
     if index.labels.shape[1] > 1:
@@ -32,8 +36,13 @@ def clip_table(dataset: CTClipDataset) -> pd.DataFrame:
         }
     )
     names = ["study_id", "patient_hash", "split", "study_label"]
-    of_studies = studies.select_columns(names).to_pandas()
-    for name in names:
+    of_studies = studies.select_columns([*names, "shape", "spacing", "report"]).to_pandas()
+    of_studies["slices"] = [int(shape[0]) for shape in of_studies["shape"]]
+    of_studies["spacing_mm"] = [float(spacing[0]) for spacing in of_studies["spacing"]]
+    of_studies["manufacturer"] = [
+        json.loads(report).get("manufacturer") for report in of_studies["report"]
+    ]
+    for name in (*names, *PROPERTIES):
         rows[name] = of_studies[name].to_numpy()[rows["study_index"]]
     return rows
 
@@ -90,5 +99,6 @@ def predictions_from(dataset: CTClipDataset, logits, study_index, clip_start) ->
         )
     names = ("study_id", "patient_hash", "split", "clip_start", "clip_stop", "label", "study_label")
     return make_predictions(
-        logit=merged["logit"].to_numpy(), **{name: merged[name].to_numpy() for name in names}
+        logit=merged["logit"].to_numpy(),
+        **{name: merged[name].to_numpy() for name in (*names, *PROPERTIES)},
     )

@@ -1,7 +1,8 @@
 """The model card: facts from the files of a model folder, rendered through one template.
 
 Nothing is written that is not in ``config.json``, ``video_preprocessor_config.json``,
-``training_config.json`` or ``metrics.json``; what those lack is "not measured" or "not stated".
+``training_config.json``, ``calibration.json`` or ``metrics.json``; what those lack is "not
+measured" or "not stated".
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import CTVideoError
-from ..evaluation import AGGREGATIONS, describe_aggregation
+from ..evaluation import AGGREGATIONS, Calibration, describe_aggregation, read_calibration
 from ..files import replacing
 from .card_conversion import (
     CONVERSION_FILE,
@@ -27,9 +28,11 @@ from .card_rows import (
     aggregation_code,
     data_words,
     model_rows,
+    point_rows,
     processor_rows,
     result_rows,
     split_rows,
+    subgroup_rows,
     training_rows,
     versions_line,
     weight_rows,
@@ -39,6 +42,8 @@ __all__ = ["ModelCardFacts", "render_model_card", "write_model_card"]
 
 _FIGURES = {
     "roc.png": "ROC curve on the test studies",
+    "pr.png": "Precision and recall on the test studies",
+    "reliability.png": "Reliability of the study scores",
     "scores.png": "Study scores by label",
     "learning_curve.png": "Learning curve",
 }
@@ -74,6 +79,8 @@ class ModelCardFacts:
         ``metrics.json``; empty when nothing was measured.
     conversion : dict
         ``conversion.json``; empty unless the weights are a converted checkpoint's as they are.
+    calibration : Calibration or None
+        ``calibration.json``.
     figures : list of (path, description)
         Pictures in the folder that the card shows.
     license : str or None
@@ -89,6 +96,7 @@ class ModelCardFacts:
     figures: list[tuple[str, str]] = field(default_factory=list)
     license: str | None = None
     conversion: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     @classmethod
     def from_folder(
@@ -126,6 +134,7 @@ class ModelCardFacts:
             metrics=_read(path / "metrics.json"),
             figures=figures,
             license=license,
+            calibration=read_calibration(path),
             conversion={} if training else _read(path / CONVERSION_FILE),
         )
 
@@ -224,7 +233,10 @@ def render_model_card(facts: ModelCardFacts) -> str:
         result_rows=result_rows(metrics),
         interval_name=f"{100 * confidence:.0f} % interval" if confidence else "interval",
         figures=facts.figures,
-        calibration_words=_calibration_words(metrics),
+        calibration_words=_calibration_words(facts),
+        score_words=_score_words(facts),
+        point_rows=point_rows(metrics),
+        subgroup_rows=subgroup_rows(metrics),
         limits=_limits(facts),
         versions=versions_line(training or facts.conversion),
         citation=_CITATION,
@@ -323,21 +335,42 @@ def _aggregation_of(metrics: dict[str, Any]) -> str:
     return describe_aggregation(metrics["aggregation"], metrics.get("top_k", 3))
 
 
-def _calibration_words(metrics: dict[str, Any]) -> str:
-    if any("calibration" in name for name in metrics):
-        return "Calibration: the error of the scores as they are stands in the table."
-    return "Calibration: not measured."
+def _calibration_words(facts: ModelCardFacts) -> str:
+    if facts.calibration is None:
+        if any("calibration" in name for name in facts.metrics):
+            return "Calibration: none; the error of the scores as they are stands in the table."
+        return "Calibration: not measured."
+    words = f"Calibration: {facts.calibration.words()}; `calibration.json` holds it."
+    if "study/brier_calibrated" in facts.metrics:
+        return f"{words} Rows named `..._calibrated` measure it on the split above."
+    return f"{words} What it does on other studies was not measured."
+
+
+def _score_words(facts: ModelCardFacts) -> str:
+    if facts.calibration is None:
+        return "Scores are not calibrated: 0.8 does not mean four cases of five."
+    return (
+        "These scores are not calibrated; `ct_video_hf.pipeline` calibrates the study's score with "
+        "`calibration.json` and says so."
+    )
 
 
 def _limits(facts: ModelCardFacts) -> list[str]:
     if facts.conversion:
         return conversion_limits(facts.conversion)
     limits = [
-        "Scores are not calibrated, and no operating point was chosen.",
-        "Performance in other hospitals, on other scanners and in subgroups was not measured.",
+        "Performance in other hospitals and on other scanners was not measured.",
         "The marked slices show what drove the network, which need not be what a radiologist "
         "would mark.",
     ]
+    if facts.calibration is None:
+        limits.insert(0, "Scores are not calibrated, and no operating point was chosen.")
+    else:
+        limits.insert(
+            0,
+            "The calibration and the thresholds hold for patients like the validation studies, "
+            "with as large a share of positive ones.",
+        )
     studies = (facts.metrics.get("study/auroc") or {}).get("n")
     if studies is None:
         limits.append("Nothing at all was measured on held-out studies.")

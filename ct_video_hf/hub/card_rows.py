@@ -10,9 +10,11 @@ __all__ = [
     "aggregation_code",
     "data_words",
     "model_rows",
+    "point_rows",
     "processor_rows",
     "result_rows",
     "split_rows",
+    "subgroup_rows",
     "training_rows",
     "versions_line",
     "weight_rows",
@@ -259,6 +261,45 @@ def result_rows(metrics: dict[str, Any]) -> list[list[str]]:
         interval = NOT_MEASURED if low is None or high is None else f"{low:.3f} to {high:.3f}"
         counts = [_plain(entry.get(key, NOT_STATED)) for key in ("n", "positives")]
         rows.append([level or NOT_STATED, metric, value, interval, *counts])
+    return rows
+
+
+def _with_interval(entry: dict[str, Any]) -> str:
+    if entry["value"] is None:
+        return "undefined"
+    shown = f"{entry['value']:.3f}"
+    if entry["low"] is not None:
+        shown += f" ({entry['low']:.3f} to {entry['high']:.3f})"
+    return shown
+
+
+def point_rows(metrics: dict[str, Any]) -> list[list[str]]:
+    """Operating points: rule, threshold and its rates with intervals."""
+    rates = ("sensitivity", "specificity", "positive_predictive_value", "negative_predictive_value")
+    return [
+        [
+            _plain(point["words"]),
+            f"{point['threshold']:.3f}",
+            *(_with_interval(point[rate]) for rate in rates),
+        ]
+        for point in metrics.get("operating_points") or []
+    ]
+
+
+def subgroup_rows(metrics: dict[str, Any]) -> list[list[str]]:
+    """Study AUROC of every subgroup."""
+    names = {"spacing_mm": "slice spacing", "slices": "number of slices"}
+    rows = []
+    for entry in metrics.get("subgroups") or []:
+        value = f"undefined ({_plain(entry.get('undefined', 'no reason given'))})"
+        interval = NOT_MEASURED
+        if entry["value"] is not None:
+            value = f"{entry['value']:.3f}"
+        if entry["low"] is not None:
+            interval = f"{entry['low']:.3f} to {entry['high']:.3f}"
+        by = names.get(entry["by"], _plain(entry["by"]))
+        counts = [_plain(entry[key]) for key in ("studies", "positives")]
+        rows.append([by, _plain(entry["group"]), *counts, value, interval])
     return rows
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CTVideoError
+from ..evaluation import Calibration, read_calibration
 from ..progress import no_transformers_bars
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class LoadedModel:
         What was asked for and the commit it stood for; None for a folder.
     training : dict
         The folder's training_config.json; empty where there is none.
+    calibration : Calibration or None
+        The folder's calibration.json.
     """
 
     model: PreTrainedModel
@@ -53,6 +56,7 @@ class LoadedModel:
     revision: str | None = None
     commit: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     @property
     def aggregation(self) -> tuple[str, int]:
@@ -127,7 +131,11 @@ def _from_folder(
     _check_fit(model.config, processor, name)
     record = path / "training_config.json"
     training = _read_json(record, name) if record.is_file() else {}
-    return LoadedModel(model, processor, name, revision, commit, training)
+    try:
+        calibration = read_calibration(path)
+    except CTVideoError as error:
+        raise ModelLoadError(f"{name}: {error}. Copy the file again or delete it.") from error
+    return LoadedModel(model, processor, name, revision, commit, training, calibration)
 
 
 def _check_config(path: Path, name: str) -> None:

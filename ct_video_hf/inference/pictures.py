@@ -123,7 +123,8 @@ def _draw_title(page: Page, result: Mapping[str, Any], label: str | None) -> Non
     calibrated = "calibrated" if result.get("calibrated") else "not calibrated"
     clips = len(result["clips"])
     right = WIDTH - RIGHT
-    title = f"study score for “{name}”" + (f"  ·  {label}" if label else "")
+    what = "probability" if result.get("calibrated") else "score"
+    title = f"study {what} for “{name}”" + (f"  ·  {label}" if label else "")
     detail = f"{result['aggregation']} ({clips} clip{'' if clips == 1 else 's'}), {calibrated}"
     page.text(LEFT - 0.45, 0.42, f"{result['study_probability']:.3f}", size=30, weight="bold")
     page.text(LEFT + 1.05, 0.31, title, size=14)

@@ -163,6 +163,7 @@ class CTVideoPipeline:
         self.backend = choose_backend(backend, self.model, self.device, self.dtype)
         self.labels = _label_names(loaded.model.config)
         self.label = _label_index(label, self.labels, loaded.model.config)
+        self._not_calibrated = self._why_not_calibrated()
 
     def __call__(
         self, scans: Any, *, include_ids: bool = False, progress: bool = False
@@ -181,9 +182,11 @@ class CTVideoPipeline:
         Returns
         -------
         dict or list of dict
-            JSON-able: ``study_probability``, ``study_logit``, ``label``, ``study_probabilities``
-            (by label), ``aggregation``, ``calibrated``, ``clips``, ``key_slices``,
-            ``key_slice_rule``, ``report``, ``model``, ``precision``, ``backend``, ``timings_s``.
+            JSON-able: ``study_probability`` (calibrated where ``calibrated`` says so; how, or why
+            not, is in ``calibration``), ``study_score`` (never calibrated), ``study_logit``,
+            ``label``, ``study_probabilities`` (by label), ``operating_points`` (of a calibrated
+            model), ``aggregation``, ``clips``, ``key_slices``, ``key_slice_rule``, ``report``,
+            ``model``, ``precision``, ``backend``, ``timings_s``.
 
         Raises
         ------
@@ -287,14 +290,8 @@ class CTVideoPipeline:
         )
         timings["total"] = read_seconds + time.perf_counter() - begin
         return {
-            "study_probability": sigmoid(float(study[self.label])),
-            "study_logit": float(study[self.label]),
-            "label": self.labels[self.label],
-            "study_probabilities": {
-                name: sigmoid(float(value)) for name, value in zip(self.labels, study, strict=True)
-            },
+            **self._probabilities(study),
             "aggregation": describe_aggregation(*self.loaded.aggregation),
-            "calibrated": False,
             "clips": clips,
             "key_slices": keys,
             "key_slice_rule": rule,
@@ -304,6 +301,50 @@ class CTVideoPipeline:
             "backend": self.backend.name,
             "timings_s": {name: round(value, 4) for name, value in timings.items()},
         }
+
+    def _probabilities(self, study: np.ndarray) -> dict[str, Any]:
+        """Study probabilities from log-odds (label,), calibrated where the model's way allows."""
+        logit = float(study[self.label])
+        scores = [sigmoid(float(value)) for value in study]
+        probabilities, words = scores, self._not_calibrated
+        if words is None:
+            probabilities = self.loaded.calibration.apply(study).tolist()
+            words = self.loaded.calibration.words()
+        found = {
+            "study_probability": probabilities[self.label],
+            "study_score": scores[self.label],
+            "study_logit": logit,
+            "label": self.labels[self.label],
+            "study_probabilities": dict(zip(self.labels, probabilities, strict=True)),
+            "calibrated": self._not_calibrated is None,
+            "calibration": words,
+        }
+        if found["calibrated"]:
+            found["operating_points"] = [
+                {
+                    "rule": point.rule,
+                    "words": point.words,
+                    "threshold": point.threshold,
+                    "positive": scores[self.label] >= point.threshold,
+                }
+                for point in self.loaded.calibration.operating_points
+            ]
+        return found
+
+    def _why_not_calibrated(self) -> str | None:
+        """Why the model's calibration does not hold for what this pipeline does; None: it does."""
+        calibration, stride = self.loaded.calibration, self.processor.stride
+        if calibration is None:
+            return "the model has none"
+        if len(self.labels) != 1:
+            return "it is for one label, and the model has several"
+        rule = (calibration.aggregation, calibration.top_k)
+        if rule != self.loaded.aggregation:
+            return "it was fitted for another rule of study scores"
+        usual = stride or self.processor.num_frames
+        if self.stride not in (None, usual):
+            return f"it was fitted for clips {usual} slices apart"
+        return None
 
     def _prepare(self, volume: CTVolume) -> tuple[np.ndarray, np.ndarray]:
         """Clip starts, and the planes as the network will see them, int16 (slice, row, column)."""

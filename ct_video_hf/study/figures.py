@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from ..evaluation.figures import new_axes, new_figure, save_figure
+from ..evaluation.style import new_axes, new_figure, save_figure
 from .analysis import MEAN, Estimate, StudyResults
 
 __all__ = ["plot_data_curves", "plot_differences"]
@@ -76,7 +76,7 @@ def plot_data_curves(results: StudyResults, path) -> Path | None:
                 elinewidth=0.9, label=title, markerfacecolor=None if kind == "3d" else "white",
             )  # fmt: skip
             ticks |= {round(p.train_studies) for p in points}
-        axes.axhline(0.5, color="#595959", linewidth=0.8, linestyle=(0, (2, 3)))
+        axes.axhline(0.5, color="#808080", linewidth=0.8, linestyle=(0, (2, 3)))
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -110,7 +110,7 @@ def plot_differences(results: StudyResults, path) -> Path | None:
             fontsize=7,
         )
         axes.set_ylim(-0.7, len(group) - 0.3)
-        axes.axvline(0, color="#595959", linewidth=0.8, linestyle=(0, (2, 3)))
+        axes.axvline(0, color="#808080", linewidth=0.8, linestyle=(0, (2, 3)))
         axes.set_title(
             f"{config.dataset(dataset).title}: {config.arm(a).title} - {config.arm(b).title}",
             fontsize=8.5,

@@ -226,6 +226,9 @@ _ALL = (
     Option("top_k", _EVAL, "clips that mean_top_k averages", _positive, default=3, metavar="K"),
     Option("study_label", _EVAL, "a study is positive by its own label, or (the paper's rule) "
            "when one of its clips is", default="study", choices=("study", "clips")),
+    Option("calibration", _EVAL, "what makes probabilities of study scores, fitted on the "
+           "validation studies", default="temperature",
+           choices=("none", "temperature", "isotonic")),
     Option("resamples", _EVAL, "bootstrap resamples of an interval", _not_negative, default=2000,
            metavar="N"),
 

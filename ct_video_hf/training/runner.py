@@ -19,8 +19,16 @@ from transformers import set_seed
 
 from ..data import CTClipDataset, load_ct_dataset
 from ..errors import CTVideoError
-from ..evaluation import evaluate_predictions, write_json, write_predictions
-from ..evaluation.figures import plot_learning_curve, plot_roc, plot_scores
+from ..evaluation import (
+    Calibration,
+    aggregate,
+    evaluate_predictions,
+    fit_calibration,
+    write_json,
+    write_predictions,
+)
+from ..evaluation.figures import plot_learning_curve, write_figures
+from ..evaluation.style import in_both_themes
 from ..evaluation.tables import clip_table, left_out
 from ..files import move_into_place
 from ..models import create_model
@@ -262,17 +270,18 @@ def _finish(trainer, parts, options, extras, seconds, write_card, command, origi
             trainer.predict(parts[role], metric_key_prefix=role)
             tables[role] = trainer.predictions
     scored = "test" if "test" in tables else "validation" if "validation" in tables else None
+    calibration = _calibration(tables.get("validation"), options)
     record = _record(trainer, parts, options, extras, seconds, command, origin)
     metrics = None
     if scored:
         metrics = evaluate_predictions(
             tables[scored],
-            aggregation=options["aggregation"],
-            top_k=options["top_k"],
-            label_from=options["study_label"],
+            **_rules(options),
             resamples=options["resamples"],
             seed=options["seed"],
             left_out=left_out(parts[scored]),
+            # on the studies that it was fitted on it would only flatter
+            calibration=calibration if scored == "test" else None,
         )
     stage = output / ".finished"
     state = PartialState()
@@ -282,7 +291,9 @@ def _finish(trainer, parts, options, extras, seconds, write_card, command, origi
     trainer.save_model(str(stage), _internal_call=True)
     if state.is_main_process:
         write_json(record, stage / CONFIG_NAME)
-        _write_evidence(stage, tables, scored, metrics, trainer, options)
+        if calibration is not None:
+            calibration.write(stage)
+        _write_evidence(stage, tables, scored, metrics, trainer, options, calibration)
         if write_card is not None:
             shutil.copyfile(output / LOG_NAME, stage / LOG_NAME)
             write_card(stage)
@@ -294,24 +305,51 @@ def _finish(trainer, parts, options, extras, seconds, write_card, command, origi
     return RunResult(output, metrics, record)
 
 
-def _write_evidence(stage: Path, tables, scored, metrics, trainer, options) -> None:
+def _rules(options: dict) -> dict[str, Any]:
+    """How clips become studies, as the evaluation room calls it."""
+    return {
+        "aggregation": options["aggregation"],
+        "top_k": options["top_k"],
+        "label_from": options["study_label"],
+    }
+
+
+def _calibration(validation, options: dict) -> Calibration | None:
+    """Fitted on the validation studies; None, with a word, where that is not possible."""
+    if options["calibration"] == "none" or validation is None:
+        return None
+    rules = _rules(options)
+    studies = aggregate(
+        validation, rules["aggregation"], top_k=rules["top_k"], label_from=rules["label_from"]
+    )
+    try:
+        return fit_calibration(studies, options["calibration"], **rules)
+    except CTVideoError as error:
+        logger.warning("the model is not calibrated: %s", error)
+        return None
+
+
+def _write_evidence(stage: Path, tables, scored, metrics, trainer, options, calibration) -> None:
     for role, table in tables.items():
         name = "predictions" if role == scored else f"predictions_{role}"
         write_predictions(table, stage, name)
     figures = stage / "figures"
-    plot_learning_curve(
-        trainer.state.log_history, figures / "learning_curve.png", metric=options["metric"]
+    in_both_themes(
+        plot_learning_curve,
+        trainer.state.log_history,
+        path=figures / "learning_curve.png",
+        metric=options["metric"],
     )
     if scored:
         write_json(metrics, stage / METRICS_NAME)
-        rules = {
-            "aggregation": options["aggregation"],
-            "top_k": options["top_k"],
-            "label_from": options["study_label"],
-        }
-        draws = {"resamples": options["resamples"], "seed": options["seed"]}
-        plot_roc(tables[scored], figures / "roc.png", **draws, **rules)
-        plot_scores(tables[scored], figures / "scores.png", **rules)
+        write_figures(
+            tables[scored],
+            figures,
+            calibration=calibration if scored == "test" else None,
+            resamples=options["resamples"],
+            seed=options["seed"],
+            **_rules(options),
+        )
 
 
 def _record(trainer: CTTrainer, parts, options, extras, seconds: float, command, origin) -> dict:

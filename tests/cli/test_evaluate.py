@@ -70,3 +70,28 @@ def test_evaluate_wrong_use(trained, capsys):
             main(["evaluate", *line])
         assert leave.value.code == 2
     capsys.readouterr()
+
+
+def test_a_calibration_is_fitted_on_validation_kept_and_measured_on_test(
+    trained, tmp_path_factory, capsys
+):
+    data = write_clip_set(
+        tmp_path_factory.mktemp("sets") / "more", {"train": 2, "validation": 22, "test": 8}
+    )
+    common = [str(trained), str(data), "--resamples", "20", "--device", "cpu", "-q", "--json"]
+    assert not (trained / "calibration.json").exists(), "3 + 3 validation studies are too few"
+    assert main(["evaluate", *common, "--split", "validation", "--calibrate", "temperature"]) == 0
+    fitted = json.loads(capsys.readouterr().out)
+    assert "study/brier_calibrated" not in fitted, "it would flatter"
+    assert main(["evaluate", *common]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert measured["calibration"]["studies"] == 22
+    assert measured["calibration"]["aggregation"] == "mean_top_k"
+    assert measured["study/brier_calibrated"]["n"] == 8
+    assert {point["rule"] for point in measured["operating_points"]} == {
+        "youden", "sensitivity_90", "specificity_90",
+    }  # fmt: skip
+    assert main(["evaluate", *common, "--aggregation", "max"]) == 0
+    assert "calibration" not in json.loads(capsys.readouterr().out), "fitted for another rule"
+    with pytest.raises(SystemExit):
+        main(["evaluate", "user/model", str(data), "--calibrate", "temperature"])

@@ -210,3 +210,52 @@ def test_timings_add_up(predict):
     timings = predict(volume_of(chest_hu(40)))["timings_s"]
     parts = timings["read"] + timings["prepare"] + timings["forward"]
     assert 0 < parts <= timings["total"] + 1e-3
+
+
+def _calibrated(folder, **changes):
+    from ct_video_hf.evaluation.calibration import Calibration, OperatingPoint
+
+    fields = {
+        "method": "temperature", "parameters": {"temperature": 4.0}, "aggregation": "max",
+        "top_k": 3, "label_from": "study", "split": "validation", "studies": 40, "positives": 20,
+        "operating_points": (OperatingPoint("youden", "best", 0.5, 0.9, 0.8),),
+    }  # fmt: skip
+    Calibration(**(fields | changes)).write(folder)
+    return folder
+
+
+def test_the_models_calibration_is_used_and_said(tmp_path):
+    folder = _calibrated(tiny_model_folder(tmp_path / "tiny"))
+    result = ct_video_hf.pipeline(folder, device="cpu")(volume_of(chest_hu(40)))
+    assert result["calibrated"] is True
+    assert result["calibration"].startswith("temperature scaling (T = 4), fitted on 40 validation")
+    logit = result["study_logit"]
+    assert result["study_probability"] == pytest.approx(1 / (1 + np.exp(-logit / 4)))
+    assert result["study_score"] == pytest.approx(1 / (1 + np.exp(-logit)))
+    assert result["study_score"] == max(clip["score"] for clip in result["clips"])
+    (point,) = result["operating_points"]
+    assert point["positive"] == (result["study_score"] >= 0.5)
+    json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "words"),
+    [
+        ({}, {"stride": 4}, "clips 8 slices apart"),
+        ({"aggregation": "noisy_or"}, {}, "another rule"),
+    ],
+)
+def test_a_calibration_for_something_else_is_not_used(tmp_path, changes, options, words):
+    folder = _calibrated(tiny_model_folder(tmp_path / "tiny"), **changes)
+    result = ct_video_hf.pipeline(folder, device="cpu", **options)(volume_of(chest_hu(40)))
+    assert result["calibrated"] is False
+    assert words in result["calibration"]
+    assert result["study_probability"] == result["study_score"]
+    assert "operating_points" not in result
+
+
+def test_a_damaged_calibration_is_no_silent_none(tmp_path):
+    folder = tiny_model_folder(tmp_path / "tiny")
+    (folder / "calibration.json").write_text('{"method": "temperature"}')
+    with pytest.raises(CTVideoError, match=r"calibration\.json is no calibration"):
+        ct_video_hf.pipeline(folder, device="cpu")

@@ -44,7 +44,8 @@ def test_the_folder_is_complete_and_holds_nothing_else_of_the_run(finished):
     assert not [name for name in names if name.startswith((".", "checkpoint-"))]
     assert "run_options.json" not in names
     figures = {path.name for path in (finished.folder / "figures").iterdir()}
-    assert figures == {"learning_curve.png", "roc.png", "scores.png"}
+    names = ("learning_curve", "pr", "reliability", "roc", "scores")
+    assert figures == {f"{name}{end}.png" for name in names for end in ("", "_dark")}
 
 
 def test_no_published_file_names_a_place_on_this_machine(finished, clip_set):
