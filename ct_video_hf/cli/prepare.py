@@ -14,12 +14,25 @@ if TYPE_CHECKING:
 __all__ = ["NAMES", "add_arguments", "run"]
 
 #: The sources; the same names as in :data:`ct_video_hf.data.sources.SOURCES`.
-NAMES = ("folder", "phantom", "rsna_pe", "lidc_idri")
+NAMES = ("folder", "phantom", "rsna_pe", "phantom_video", "lidc_idri")
+
+_GENERATED = ("phantom", "phantom_video")
 
 #: The options that belong to each source, as the source's function names them.
 _SOURCE_OPTIONS = {
-    "folder": ("labels", "label_columns", "licence"),
+    "folder": (
+        "labels",
+        "label_columns",
+        "study_column",
+        "find_by_name",
+        "patient_pattern",
+        "split_pattern",
+        "empty_labels",
+        "missing_scans",
+        "licence",
+    ),
     "phantom": ("studies", "seed"),
+    "phantom_video": ("studies", "seed"),
     "rsna_pe": (
         "labels", "target", "contradictions", "indeterminate", "missing_scans", "missing_slices",
         "unlisted_slices",
@@ -40,9 +53,17 @@ sources
              label                    0 or 1
              slice_start, slice_stop  half-open range of positive slices, 0 nearest to the feet;
                                       several rows a study are allowed
+             slice_label              with several labels: which of them the range shows
              patient, split, weight   optional
            Without a table every scan directly in the folder becomes a study without label.
-  phantom  generated studies (--studies, --seed), written to --data-dir as DICOM first
+           CT-RATE: take the volumes that hold Hounsfield units (train_fixed, valid_fixed). With
+           both tables of labels:
+             --data-dir CT-RATE/dataset --find-by-name --study-column VolumeName
+             --labels train_predicted_labels.csv valid_predicted_labels.csv --label-columns '*'
+             --patient-pattern '^((?:train|valid)_[0-9]+)_' --split-pattern '^(train|valid)_'
+             --reject implausible_hu
+  phantom  generated studies (--studies, --seed), written to --data-dir as DICOM first; a nodule
+           among vessels, or not. phantom_video: the same of videos of discs, which are no CT
   rsna_pe  RSNA STR PE: train/Study/Series/Slice.dcm in --data-dir, with train.csv in or beside it
            (or --labels). Non-commercial; images must not be redistributed: the set is never pushed
            to a public repo.
@@ -79,10 +100,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     labels.add_argument(
         "--labels",
         type=Path,
-        help="labels table: .csv, .parquet or .jsonl (lidc_idri: the annotations)",
-    )
-    labels.add_argument(
-        "--label-columns", nargs="+", metavar="COLUMN", help="label columns of a multi-label table"
+        nargs="+",
+        metavar="TABLE",
+        help="labels table: .csv, .parquet or .jsonl (folder: also several of one layout; "
+        "lidc_idri: the annotations)",
     )
     labels.add_argument("--licence", help="licence of the scans, for the data card")
     labels.add_argument("--split-file", type=Path, help="CSV of study,split instead of drawing")
@@ -103,6 +124,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "labels of the challenge's metric) or all (every study column); lidc_idri: nodule, or a "
         "rating of nodules: malignancy, subtlety, texture, ... (default: pe, nodule)",
     )
+    labels.add_argument(
+        "--missing-scans",
+        choices=("refuse", "drop"),
+        help="studies of the table that are not in --data-dir (default: refuse)",
+    )
+    _add_folder(parser.add_argument_group("folder"))
     _add_rsna(parser.add_argument_group("rsna_pe"))
     _add_lidc(parser.add_argument_group("lidc_idri"))
     phantom = parser.add_argument_group("phantom")
@@ -129,6 +156,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="strict",
         help="what to do about geometry findings (default: strict, which rejects such studies)",
     )
+    content.add_argument(
+        "--reject",
+        nargs="+",
+        default=[],
+        metavar="FINDING",
+        help="leave out studies with these findings of reading, such as implausible_hu (values "
+        "that are no Hounsfield units) or too_few_slices; they are counted in any case",
+    )
     content.add_argument("--slice-ids", action="store_true", help="keep SOP Instance UIDs")
     content.add_argument(
         "--hash-study-ids",
@@ -150,6 +185,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
+def _add_folder(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--label-columns",
+        nargs="+",
+        metavar="COLUMN",
+        help="label columns of a multi-label table; '*' for every column that is no other",
+    )
+    group.add_argument(
+        "--study-column", metavar="COLUMN", help="column that names the scans (default: study)"
+    )
+    group.add_argument(
+        "--find-by-name",
+        action="store_true",
+        default=None,
+        help="scans are named by their file name, wherever below --data-dir they lie",
+    )
+    group.add_argument(
+        "--patient-pattern",
+        metavar="REGEX",
+        help="finds the patient in the name of a study, by its one group",
+    )
+    group.add_argument(
+        "--split-pattern",
+        metavar="REGEX",
+        help="finds the split (train, valid, ...) in the name of a study, by its one group",
+    )
+    group.add_argument(
+        "--empty-labels",
+        choices=("refuse", "unknown"),
+        help="empty label cells (default: refuse the table)",
+    )
+
+
 def _add_rsna(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--contradictions",
@@ -160,11 +228,6 @@ def _add_rsna(group: argparse._ArgumentGroup) -> None:
         "--indeterminate",
         choices=("keep", "drop", "unknown"),
         help="studies that could not be read for PE (default: keep, as without PE)",
-    )
-    group.add_argument(
-        "--missing-scans",
-        choices=("refuse", "drop"),
-        help="studies of the table that are not in --data-dir (default: refuse)",
     )
     group.add_argument(
         "--missing-slices",
@@ -275,7 +338,7 @@ def run(args: argparse.Namespace) -> int:
 def _data_dir(args: argparse.Namespace) -> Path:
     if args.data_dir is not None:
         return args.data_dir
-    if args.name != "phantom":
+    if args.name not in _GENERATED:
         args.wrong_use(f"{args.name} needs --data-dir, the folder of the scans")
     return args.out.with_name(args.out.name + "_dicom")
 
@@ -290,6 +353,10 @@ def _source_options(args: argparse.Namespace) -> dict[str, Any]:
     if foreign:
         words = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
         args.wrong_use(f"{words} does not apply to {args.name}")
+    if len(given.get("labels", ())) == 1:
+        given["labels"] = given["labels"][0]
+    elif "labels" in given and args.name != "folder":
+        args.wrong_use(f"{args.name} takes one table, not {len(given['labels'])}")
     if "studies" in given:
         given |= dict(zip(("train", "validation", "test"), given.pop("studies"), strict=True))
     drawn = (args.fractions, args.split_seed) != (_FRACTIONS, _SPLIT_SEED)
@@ -330,6 +397,7 @@ def _options(args: argparse.Namespace) -> PrepareOptions:
         size=args.size,
         store_window=args.store_window,
         policy=args.policy,
+        reject=tuple(args.reject),
         slice_ids=args.slice_ids,
         hash_study_ids=args.hash_study_ids,
         fractions=tuple(args.fractions),
@@ -351,7 +419,7 @@ def _dry_run(
     from ..data.estimate import estimate_set
     from ..data.sources import open_source
 
-    if args.name == "phantom":
+    if args.name in _GENERATED:
         args.wrong_use("--dry-run has nothing to look at: phantom studies are generated")
     source = open_source(args.name, data_dir, **source_options)
     estimate = estimate_set(source.table, options, workers=args.workers)
@@ -383,5 +451,8 @@ def _report(summary: PrepareSummary, as_json: bool) -> None:
     print(f"{summary.out}: {summary.studies} studies ({splits}), {summary.slices} slices,")
     print(f"  {_size(summary.bytes)}; {made} prepared now, {summary.kept} kept, ", end="")
     print(f"{summary.rejected} left out, {summary.seconds:.1f} s")
+    found = ", ".join(f"{code} {count}" for code, count in summary.findings.items())
+    if found:
+        print(f"  findings, studies with each: {found}")
     if summary.rejected:
         print(f"  reasons: {summary.out / 'rejects.csv'}")

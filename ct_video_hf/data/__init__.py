@@ -32,7 +32,7 @@ _EXPORTS = {
     "nested_fractions": "splits",
     "prepare": "sources",
     "prepare_table": "prepared",
-    "read_labels_table": "labels",
+    "read_labels_table": "labels_table",
     "read_manifest": "manifest",
     "read_split_file": "splits",
     "refuse_public": "sharing",
@@ -83,7 +83,8 @@ if TYPE_CHECKING:
     from .clips import ClipIndex, CTClipDataset, build_clip_index
     from .errors import CTDataError
     from .estimate import estimate_set
-    from .labels import LabelsTable, StudyEntry, read_labels_table
+    from .labels import LabelsTable, StudyEntry
+    from .labels_table import read_labels_table
     from .loading import load_prepared, summarize_set, verify_set
     from .manifest import read_manifest
     from .marks import SliceMarks

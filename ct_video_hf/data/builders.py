@@ -102,9 +102,10 @@ def load_ct_dataset(
     Parameters
     ----------
     name_or_path : str or path
-        Folder of a prepared set, or a source: ``"folder"`` (scans in ``data_dir``) or
-        ``"phantom"`` (generated studies). A source is prepared into the cache when that has not
-        been done yet or its inputs have changed.
+        Folder of a prepared set, or a source (:data:`.sources.SOURCES`): ``"folder"``,
+        ``"rsna_pe"`` and ``"lidc_idri"`` (scans in ``data_dir``), ``"phantom"`` (generated
+        studies). A source is prepared into the cache when that has not been done yet or its inputs
+        have changed.
     split : {"train", "validation", "test", "all"}, optional
         None gives all splits in a dictionary.
     data_dir : path, optional
@@ -119,8 +120,7 @@ def load_ct_dataset(
         Of :func:`.sources.prepare`.
     **options
         Fields of :class:`.prepared.PrepareOptions` (``size``, ``policy``, ...) and options of the
-        source (``labels``, ``label_columns``, ``licence``; ``seed``, ``train``, ``validation``,
-        ``test``).
+        source, as its function in :mod:`.sources` takes them.
 
     Returns
     -------

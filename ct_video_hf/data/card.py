@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .labels import SPLITS
-from .manifest import is_positive, write_text
+from .manifest import count_findings, is_positive, write_text
 from .sharing import reasons_against_sharing
 
 __all__ = ["render_data_card", "write_data_card"]
@@ -77,7 +77,16 @@ splits may share patients.
 
 Planes are {{ parameters.size }} x {{ parameters.size }} pixels. Slices run from feet to head, rows
 to the back, columns to the left. Geometry policy: `{{ parameters.policy }}`.
-{% if rejects %}
+{% if findings %}
+Warnings of the reader, and how many studies have them:
+
+| finding | studies |
+| --- | ---: |
+{% for code, count in findings.items() -%}
+| `{{ code }}` | {{ count }} |
+{% endfor %}
+{%- endif %}
+{%- if rejects %}
 ## Left out
 
 {{ rejects | sum(attribute="count") }} studies could not be read:
@@ -135,6 +144,7 @@ def render_data_card(manifest: dict[str, Any], rejects: list[dict[str, str]]) ->
         spacing=_spread([record["spacing"][0] for record in studies], 2),
         pixel=_spread([record["spacing"][1] for record in studies], 2),
         parameters=manifest["parameters"],
+        findings=count_findings(studies),
         rejects=[{"code": code, "count": count} for code, count in sorted(codes.items())],
         versions=manifest["versions"],
     )

@@ -21,6 +21,7 @@ import hmac
 import json
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -34,6 +35,7 @@ from .index import write_index
 __all__ = [
     "FORMAT_VERSION",
     "SetFolder",
+    "count_findings",
     "digest_of",
     "is_positive",
     "journal_line",
@@ -80,6 +82,12 @@ def versions() -> dict[str, str]:
 def is_positive(record: dict[str, Any]) -> bool:
     """Whether the study of a manifest's record counts as positive."""
     return record.get("positive", any(label > 0 for label in record["labels"]))
+
+
+def count_findings(records: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Finding of reading -> how many of the studies have it, the most frequent first."""
+    counts = Counter(code for record in records for code in record.get("findings", ()))
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:

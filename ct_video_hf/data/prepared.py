@@ -21,12 +21,14 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ..dicom.findings import FINDING_CODES
 from ..files import write_csv
 from .card import write_data_card
 from .errors import CTDataError
 from .labels import SPLITS, LabelsTable
 from .manifest import (
     SetFolder,
+    count_findings,
     digest_of,
     journal_line,
     read_manifest,
@@ -75,6 +77,10 @@ class PrepareOptions:
         input, but a set for that one window. None keeps HU, which serve every window.
     policy : {"strict", "warn", "repair"}
         Of :func:`ct_video_hf.read_ct`.
+    reject : tuple of str
+        Codes of findings (:mod:`ct_video_hf.dicom.geometry`) with which a study is left out
+        though the policy lets it pass; ``implausible_hu`` for volumes that were rescaled twice or
+        not at all.
     slice_ids : bool
         Keep SOP Instance UIDs in the set. They are identifiers: leave this off for anything that
         is shared.
@@ -92,6 +98,7 @@ class PrepareOptions:
     size: int = 256
     store_window: tuple[float, float] | None = None
     policy: str = "strict"
+    reject: tuple[str, ...] = ()
     slice_ids: bool = False
     hash_study_ids: bool | None = None
     fractions: tuple[float, float, float] = PAPER_FRACTIONS
@@ -111,17 +118,26 @@ class PrepareOptions:
                     "above 0"
                 )
             object.__setattr__(self, "store_window", values)
+        unknown = sorted(set(self.reject) - set(FINDING_CODES))
+        if unknown:
+            raise CTDataError(
+                f"there is no finding {', '.join(unknown)}; known are {', '.join(FINDING_CODES)}"
+            )
 
 
 @dataclass(frozen=True)
 class PrepareSummary:
-    """What a run did: studies in the set, of which ``kept`` from earlier runs, and rejects."""
+    """What a run did: studies in the set, of which ``kept`` from earlier runs, and rejects.
+
+    ``findings`` counts the studies of the set with each warning of the reader.
+    """
 
     out: Path
     studies: int
     kept: int
     rejected: int
     splits: dict[str, int]
+    findings: dict[str, int]
     slices: int
     bytes: int
     seconds: float
@@ -196,6 +212,7 @@ def prepare_table(
         kept=len(tasks) - len(todo),
         rejected=len(rejects),
         splits={name: sum(r["split"] == name for r in members) for name in SPLITS},
+        findings=count_findings(members),
         slices=sum(r["shape"][0] for r in members),
         bytes=sum(r["bytes"] for r in members),
         seconds=time.monotonic() - began,
@@ -237,6 +254,7 @@ def _plan(
             size=options.size,
             policy=options.policy,
             slice_ids=options.slice_ids,
+            reject=tuple(sorted(options.reject)),
             finding=table.finding,
             window=options.store_window,
         )
@@ -253,6 +271,7 @@ def _plan(
         "hashed_study_ids": hashed,
         "label_names": list(table.label_names),
         "salt_check": salted_hash(salt, "check", ""),
+        **({"reject": sorted(options.reject)} if options.reject else {}),
         **table.parameters,
     }
     return tasks, parameters

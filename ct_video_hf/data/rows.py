@@ -71,11 +71,13 @@ def slice_labels(
     marks: Marks | None = None,
     slice_ids: Sequence[str | None] = (),
     z_mm: Sequence[float] | np.ndarray = (),
+    range_labels: Sequence[int] = (),
 ) -> np.ndarray:
     """int8 labels of the slices: 1, 0, or -1 where nothing is known.
 
     The array is empty when nothing is known of single slices. With several labels it holds those of
-    each slice one after the other, (slice, label) flattened.
+    each slice one after the other, (slice, label) flattened; ``range_labels`` are the places of the
+    labels that the ranges show.
 
     Raises
     ------
@@ -93,10 +95,18 @@ def slice_labels(
         )
     if not ranges and (len(labels) != 1 or labels[0] != 0):
         return np.empty(0, np.int8)
-    marks = np.zeros(slices, np.int8)
-    for start, stop in ranges:
-        marks[start:stop] = 1
-    return marks
+    owners = range_labels or [0] * len(ranges)
+    table = _absent(slices, labels)
+    table[:, list(set(owners))] = 0
+    for (start, stop), owner in zip(ranges, owners, strict=True):
+        table[start:stop, owner] = 1
+    return table.reshape(-1)
+
+
+def _absent(slices: int, labels: Sequence[float]) -> np.ndarray:
+    """int8 (slices, labels): 0 where the study does not have the label, else -1 (unknown)."""
+    study = np.where(np.asarray(labels) == 0, 0, UNKNOWN).astype(np.int8)
+    return np.repeat(study[None], slices, axis=0)
 
 
 def _marked_slices(
@@ -110,10 +120,7 @@ def _marked_slices(
         raise CTDataError(
             f"slices are marked for label {marks.label}, but the study has {len(labels)} label(s)"
         )
-    table = np.full((len(slice_ids), len(labels)), UNKNOWN, np.int8)
-    for place, label in enumerate(labels):
-        if label == 0:
-            table[:, place] = 0
+    table = _absent(len(slice_ids), labels)
     resolved = marks.resolve(slice_ids, z_mm)
     if labels[marks.label] == 0 and (resolved == 1).any():
         raise CTDataError(
@@ -149,6 +156,7 @@ def study_row(
     split: str,
     labels: Sequence[float],
     ranges: Sequence[tuple[int, int]],
+    range_labels: Sequence[int] = (),
     marks: Marks | None = None,
     finding: int | None = None,
     weight: float = 1.0,
@@ -170,7 +178,9 @@ def study_row(
         "shape": list(volume.hu.shape),
         "spacing": list(volume.spacing),
         "z_mm": z_mm.tolist(),
-        "slice_labels": slice_labels(len(volume.hu), known, ranges, marks, volume.slice_ids, z_mm),
+        "slice_labels": slice_labels(
+            len(volume.hu), known, ranges, marks, volume.slice_ids, z_mm, range_labels
+        ),
         "study_label": _study_label(known if finding is None else [known[finding]]),
         "labels": known,
         "weight": float(weight),

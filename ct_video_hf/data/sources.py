@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import CTDataError
-from .labels import LabelsTable, read_labels_table, table_of_studies
+from .labels import LabelsTable, table_of_studies
+from .labels_table import read_labels_table, read_labels_tables
 from .prepared import PrepareOptions, PrepareSummary, Provenance, prepare_table
 from .splits import read_split_file
+from .table_layout import TableLayout
 
 if TYPE_CHECKING:
     from .phantom import PhantomParameters
@@ -34,8 +36,14 @@ class Source:
 def _folder(
     data_dir: str | os.PathLike,
     *,
-    labels: str | os.PathLike | None = None,
+    labels: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
     label_columns: Sequence[str] | None = None,
+    study_column: str = "study",
+    find_by_name: bool = False,
+    patient_pattern: str | None = None,
+    split_pattern: str | None = None,
+    empty_labels: str = "refuse",
+    missing_scans: str = "refuse",
     licence: str | None = None,
     progress: bool,
     workers: int = 1,
@@ -43,17 +51,31 @@ def _folder(
     """A user's scans: a labels table beside DICOM folders, zips or NIfTI files.
 
     Without ``labels``, ``labels.csv`` in the data folder is taken; without that, every scan
-    directly inside the folder becomes a study without label.
+    directly inside the folder becomes a study without label. ``labels`` may be several tables, the
+    other options are those of :class:`.table_layout.TableLayout`.
     """
+    layout = TableLayout(
+        study_column=study_column,
+        label_columns=None if label_columns is None else tuple(label_columns),
+        find_by_name=find_by_name,
+        patient_pattern=patient_pattern,
+        split_pattern=split_pattern,
+        empty_labels=empty_labels,
+        missing_scans=missing_scans,
+    )
     beside = Path(data_dir) / "labels.csv"
     if labels is None and beside.is_file():
         labels = beside
-    if labels is None:
-        if label_columns:
-            raise CTDataError("label_columns are given, but there is no labels table")
+    if labels is not None:
+        paths = [labels] if isinstance(labels, str | os.PathLike) else list(labels)
+        table = read_labels_tables(paths, data_dir, layout=layout)
+    elif layout == TableLayout():
         table = table_of_studies(data_dir)
     else:
-        table = read_labels_table(labels, data_dir, label_columns=label_columns)
+        raise CTDataError(
+            "options that describe a labels table are given, but there is none: name it with "
+            "labels (--labels)"
+        )
     provenance = Provenance("folder")
     if licence:  # whoever states a licence has looked at it
         provenance = Provenance("folder", licence=licence, redistributable=True)
@@ -160,6 +182,7 @@ def _phantom_video(
             description="Generated videos of discs that approach or recede, stored as if their "
             "frames were slices. Nothing in them is CT.",
             licence="Generated data, free of any claim.",
+            redistributable=True,
         ),
     )
 
@@ -266,8 +289,7 @@ def prepare(
     workers, prune, progress
         See :func:`.prepared.prepare_table`.
     **source_options
-        Of the source: ``labels``, ``label_columns``, ``licence`` for a folder; ``seed``,
-        ``train``, ``validation``, ``test`` for the phantom.
+        Of the source, as its function in this module takes them.
     """
     source = open_source(name, data_dir, workers=workers, progress=progress, **source_options)
     return prepare_table(

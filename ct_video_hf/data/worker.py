@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +20,12 @@ from .rows import positive_slices, study_row, write_row
 
 if TYPE_CHECKING:
     from ..dicom import CTVolume
+    from ..dicom.report import Finding
 
 __all__ = ["StudyTask", "fingerprint", "prepare_study"]
+
+
+_FINDINGS = "ct_video_hf.dicom.findings"  # the reader's logger
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class StudyTask:
     size: int
     policy: str
     slice_ids: bool
+    reject: tuple[str, ...] = ()
     threads: int | None = None  # of the reader; None lets it choose
     finding: int | None = None  # the label that makes the study positive; None: any
     window: tuple[float, float] | None = None  # kept in 8 bits instead of HU
@@ -46,6 +54,8 @@ class StudyTask:
         """Changes when the table says something else of the study."""
         entry = self.entry
         said = [entry.labels, entry.ranges, entry.weight, self.split, self.patient_hash]
+        if entry.range_labels:
+            said.append(entry.range_labels)
         if entry.marks is not None:
             said.append(entry.marks.said())
         if self.finding is not None:
@@ -80,13 +90,17 @@ def prepare_study(task: StudyTask, target: str) -> dict[str, Any]:
 
     try:
         stamp = fingerprint(task)
-        volume = read_ct(
-            task.entry.path,
-            task.policy,
-            series=task.entry.series,
-            in_plane=task.size,
-            workers=task.threads,
-        )
+        with _findings_unsaid():
+            volume = read_ct(
+                task.entry.path,
+                task.policy,
+                series=task.entry.series,
+                in_plane=task.size,
+                workers=task.threads,
+            )
+        unwanted = [f for f in volume.report.findings if f.code in task.reject]
+        if unwanted:
+            return {"study": task.study_id, "code": unwanted[0].code, "reason": _told(unwanted)}
         row = _row(task, volume)
         marks = task.entry.marks
         remarks = [] if marks is None else marks.remarks(volume.slice_ids, row["z_mm"])
@@ -107,11 +121,28 @@ def prepare_study(task: StudyTask, target: str) -> dict[str, Any]:
         "positive": row["study_label"] == 1,
         "positive_slices": positive_slices(row),
         "remarks": remarks,
+        "findings": sorted({f.code for f in volume.report.findings if f.severity == "warning"}),
         "bytes": size,
         "xxh3": digest,
         "fingerprint": stamp,
         "row": task.row_digest,
     }
+
+
+@contextmanager
+def _findings_unsaid() -> Iterator[None]:
+    """Findings go to the report and are counted: thousands of lines in a log help nobody."""
+    findings = logging.getLogger(_FINDINGS)
+    level = findings.level
+    findings.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        findings.setLevel(level)
+
+
+def _told(findings: list[Finding]) -> str:
+    return "; ".join(f"{finding.code}: {finding.message}" for finding in findings)
 
 
 def _row(task: StudyTask, volume: CTVolume) -> dict[str, Any]:
@@ -122,6 +153,7 @@ def _row(task: StudyTask, volume: CTVolume) -> dict[str, Any]:
         split=task.split,
         labels=task.entry.labels,
         ranges=task.entry.ranges,
+        range_labels=task.entry.range_labels,
         marks=task.entry.marks,
         finding=task.finding,
         weight=task.entry.weight,

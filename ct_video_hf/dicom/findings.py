@@ -85,6 +85,10 @@ RULES: dict[str, Rule] = {
 }
 
 
+#: Every code, in alphabetical order.
+FINDING_CODES = tuple(sorted(RULES))
+
+
 def check_policy(policy: str) -> None:
     """Raise CTReadError unless ``policy`` is strict, warn or repair."""
     if policy not in get_args(Policy):

@@ -1,8 +1,14 @@
+from dataclasses import replace
+
+import numpy as np
 import pandas as pd
 import pytest
 
 from ct_video_hf.data.errors import CTDataError
-from ct_video_hf.data.labels import read_labels_table, table_of_studies
+from ct_video_hf.data.labels import table_of_studies
+from ct_video_hf.data.labels_table import read_labels_table, read_labels_tables
+from ct_video_hf.data.rows import slice_labels
+from ct_video_hf.data.table_layout import TableLayout
 
 
 @pytest.fixture
@@ -137,8 +143,137 @@ def test_multi_label_slips(scans):
     with pytest.raises(CTDataError, match="row 2: some of the study's labels are empty"):
         read(scans, "study,x,y\na,1,\n", label_columns=["x", "y"])
     text = "study,x,y,slice_start,slice_stop\na,1,1,0,3\n"
-    with pytest.raises(CTDataError, match="slice ranges need a single label"):
+    with pytest.raises(CTDataError, match="with 2 labels, a column slice_label has to say"):
         read(scans, text, label_columns=["x", "y"])
+
+
+def test_empty_labels_may_be_taken_for_unknown(scans):
+    layout = TableLayout(label_columns=("x", "y"), empty_labels="unknown")
+    table = read(scans, "study,x,y\na,1,\nb,,\nc,0,0\n", layout=layout)
+    assert [entry.labels for entry in table.entries] == [(1.0, -1.0), (-1.0, -1.0), (0.0, 0.0)]
+    table = read(scans, "study,label\na,1\nb,\n", layout=TableLayout(empty_labels="unknown"))
+    assert [entry.labels for entry in table.entries] == [(1.0,), (-1.0,)]
+
+
+RANGES = "study,x,y,slice_start,slice_stop,slice_label\n"
+
+
+def test_slice_ranges_of_several_labels(scans):
+    text = RANGES + "a,1,1,3,5,x\na,1,1,4,9,y\nb,0,1,2,3,y\nc,0,1,,,\n007,,0,1,2,x\n"
+    table = read(scans, text, label_columns=["x", "y"])
+    a, b, c, seven = table.entries
+    assert (a.ranges, a.range_labels) == (((3, 5), (4, 9)), (0, 1))
+    assert (b.labels, b.ranges, b.range_labels) == ((0.0, 1.0), ((2, 3),), (1,))
+    assert (c.labels, c.ranges) == ((0.0, 1.0), ())
+    assert seven.labels == (1.0, 0.0)  # the range says so
+    marks = slice_labels(10, a.labels, a.ranges, range_labels=a.range_labels).reshape(10, 2)
+    assert np.flatnonzero(marks[:, 0]).tolist() == [3, 4]
+    assert np.flatnonzero(marks[:, 1]).tolist() == [4, 5, 6, 7, 8]
+    marks = slice_labels(10, b.labels, b.ranges, range_labels=b.range_labels).reshape(10, 2)
+    assert marks.T.tolist() == [[0] * 10, [0, 0, 1] + [0] * 7]
+    assert slice_labels(10, c.labels, c.ranges).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("a,1,1,3,5,z\n", r"row 2: slice_label is 'z'; it is one of \['x', 'y'\]"),
+        ("a,1,1,3,5,\n", r"row 2: the slice range has no slice_label"),
+        ("a,1,0,3,5,y\n", r"row 2: label 0 with a slice range"),
+        ("a,1,0,,,y\n", r"row 2: slice_label 'y' without a slice range"),
+    ],
+)
+def test_slips_of_slice_ranges_of_several_labels(scans, rows, expected):
+    with pytest.raises(CTDataError, match=expected):
+        read(scans, RANGES + rows, label_columns=["x", "y"])
+
+
+def test_layout_of_another_kind(scans):
+    (scans / "deep" / "er").mkdir(parents=True)
+    (scans / "deep" / "er" / "p1_v2.nii.gz").write_bytes(b"")
+    (scans / "deep" / "p2_v1.zip").write_bytes(b"")
+    layout = TableLayout(
+        study_column="Name",
+        label_columns=("*",),
+        find_by_name=True,
+        patient_pattern=r"^(p\d+)_",
+        split_pattern=r"_v(\d)",
+    )
+    with pytest.raises(CTDataError, match="row 2: split is '2'"):
+        read(scans, "Name,x y,z\np1_v2.nii.gz,1,0\n", layout=layout)
+    layout = replace(layout, split_pattern=None)
+    table = read(scans, "Name,x y,z\np1_v2.nii.gz,1,0\np2_v1.zip,0,0\n", layout=layout)
+    assert table.label_names == ("x y", "z")
+    assert [entry.path for entry in table.entries] == [
+        scans / "deep" / "er" / "p1_v2.nii.gz",
+        scans / "deep" / "p2_v1.zip",
+    ]
+    assert [entry.patient for entry in table.entries] == ["p1", "p2"]
+    assert table.has_patients
+
+
+def test_names_that_are_found_not_at_all_or_twice(scans, caplog):
+    for place in ("one", "two"):
+        (scans / place / "scan").mkdir(parents=True)
+    (scans / "one" / "inner.zip").write_bytes(b"")
+    text = "study,label\ninner.zip,1\nelsewhere.zip,0\n"
+    layout = TableLayout(find_by_name=True)
+    with pytest.raises(CTDataError, match=r"1 of 2 scans are not in the data folder, row\(s\) 3"):
+        read(scans, text, layout=layout)
+    table = read(scans, text, layout=replace(layout, missing_scans="drop"))
+    assert [entry.study for entry in table.entries] == ["inner.zip"]
+    assert "1 of 2 scans are not in the data folder" in caplog.text
+    with pytest.raises(CTDataError, match=r"1 of 1 scans"):
+        read(scans, "study\nnone\n", layout=replace(layout, missing_scans="drop"))
+    with pytest.raises(CTDataError, match=r"'scan' is in the data folder more than once, as"):
+        read(scans, "study\nscan\n", layout=layout)
+    with pytest.raises(CTDataError, match=r"1 studies of the table are paths, first 'one/inner"):
+        read(scans, "study\none/inner.zip\n", layout=layout)
+
+
+def test_missing_scans_named_by_path(scans):
+    layout = TableLayout(missing_scans="drop")
+    table = read(scans, "study,label\na,1\nzz,0\n", layout=layout)
+    assert [entry.study for entry in table.entries] == ["a"]
+
+
+def test_several_tables_are_one(scans):
+    one = write(scans, "study,label,split\na,1,train\nb,0,train\n", "one.csv")
+    two = write(scans, "study,label,split\nc,1,test\n", "two.csv")
+    table = read_labels_tables([one, two], scans)
+    assert [(e.study, e.split, e.row) for e in table.entries] == [
+        ("a", "train", 2),
+        ("b", "train", 3),
+        ("c", "test", 2),
+    ]
+    write(scans, "study,label,split\na,1,test\n", "two.csv")
+    with pytest.raises(CTDataError, match=r"one.csv, two.csv row 2: 'a' is the same scan"):
+        read_labels_tables([one, two], scans)
+    write(scans, "study,x\nc,1\n", "two.csv")
+    with pytest.raises(CTDataError, match=r"two.csv: unknown column 'x'"):
+        read_labels_tables([one, two], scans)
+    write(scans, "study,split\nc,test\n", "two.csv")
+    with pytest.raises(CTDataError, match=r"two.csv has the labels \[\], one.csv \['label'\]"):
+        read_labels_tables([one, two], scans)
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "expected"),
+    [
+        ({"study_column": "Name"}, "study\na\n", "no column 'Name'; found 'study'"),
+        ({"study_column": "Name"}, "study,Name\na,b\n", "a column 'study' beside 'Name'"),
+        ({"patient_pattern": "("}, "study\na\n", "is no regular expression"),
+        ({"patient_pattern": "a"}, "study\na\n", "has 0 groups; one in parentheses"),
+        ({"split_pattern": "(a)(b)"}, "study\na\n", "has 2 groups"),
+        ({"patient_pattern": "(b)"}, "study\na\n", r"row 2: patient_pattern '\(b\)' finds noth"),
+        ({"patient_pattern": "(a)"}, "study,patient\na,p\n", "a column 'patient' and patient_pat"),
+        ({"empty_labels": "x"}, "study\na\n", "empty_labels is 'x'; known are refuse, unkn"),
+        ({"missing_scans": "x"}, "study\na\n", "missing_scans is 'x'; known are refuse, drop"),
+    ],
+)
+def test_slips_of_layouts(scans, options, text, expected):
+    with pytest.raises(CTDataError, match=expected):
+        read(scans, text, layout=TableLayout(**options))
 
 
 def test_files_that_are_no_table(scans):

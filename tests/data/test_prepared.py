@@ -15,7 +15,8 @@ import pytest
 
 from ct_video_hf.data.errors import CTDataError
 from ct_video_hf.data.estimate import estimate_set
-from ct_video_hf.data.labels import read_labels_table, table_of_studies
+from ct_video_hf.data.labels import table_of_studies
+from ct_video_hf.data.labels_table import read_labels_table
 from ct_video_hf.data.loading import load_prepared, summarize_set, verify_set
 from ct_video_hf.data.manifest import read_manifest
 from ct_video_hf.data.prepared import PrepareOptions, prepare_table
