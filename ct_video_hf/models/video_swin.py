@@ -21,7 +21,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from torchvision.models.swin_transformer import PatchMerging, SwinTransformerBlock
-from torchvision.models.video.swin_transformer import PatchEmbed3d, ShiftedWindowAttention3d
+from torchvision.models.video.swin_transformer import PatchEmbed3d
 from transformers import initialization as init
 
 from .base import CTVideoBackbone, CTVideoClassifier, CTVideoConfig
@@ -29,13 +29,17 @@ from .pooling import make_head_pool
 from .positions import resample_grid
 from .records import Backbone, Layout, WeightRecord
 from .resnet_parts import check_lengths
+from .window_attention import (
+    GeometricWindowAttention,
+    WindowAttention,
+    relative_position_index,
+)
 
 __all__ = [
     "BACKBONES",
     "CTVideoSwinConfig",
     "CTVideoSwinForVideoClassification",
     "CTVideoSwinModel",
-    "relative_position_index",
 ]
 
 logger = logging.getLogger(__name__)
@@ -120,39 +124,6 @@ class CTVideoSwinConfig(CTVideoConfig):
                 )
 
 
-def relative_position_index(window: list[int]) -> torch.Tensor:
-    """Row of a table of offsets for every pair of patches in a window, (n, n), int64.
-
-    Patches are listed by frame, row, column; the table by the offset (query minus key) over
-    frames, rows, columns, each counted from its lowest value.
-    """
-    places = torch.cartesian_prod(*(torch.arange(size, device="cpu") for size in window))
-    spans = torch.tensor(window, device="cpu")
-    offsets = places[:, None] - places[None] + spans - 1
-    frames, rows, columns = offsets.unbind(-1)
-    _, height, width = (2 * size - 1 for size in window)
-    return (frames * height + rows) * width + columns
-
-
-class _WindowAttention(ShiftedWindowAttention3d):
-    """torchvision's attention, with a choice of offsets in grids that are smaller than a window."""
-
-    geometric = False
-
-    def get_relative_position_bias(self, window_size: list[int]) -> torch.Tensor:
-        if not self.geometric or window_size[1:] == self.window_size[1:]:
-            return super().get_relative_position_bias(window_size)
-        frames, rows, columns = window_size
-        numbers = torch.arange(math.prod(self.window_size), device=self.qkv.weight.device)
-        inside = numbers.view(self.window_size)[:frames, :rows, :columns].flatten()
-        index = self.relative_position_index[inside][:, inside]
-        return self.relative_position_bias_table[index].permute(2, 0, 1).unsqueeze(0)
-
-
-class _GeometricWindowAttention(_WindowAttention):
-    geometric = True
-
-
 class _Stage(nn.Module):
     """Merging of patches, but for the first stage, and the stage's blocks."""
 
@@ -171,7 +142,7 @@ class _Stage(nn.Module):
                 mlp_ratio=config.mlp_ratio,
                 stochastic_depth_prob=config.stochastic_depth * (first + index) / last,
                 norm_layer=norm,
-                attn_layer=_GeometricWindowAttention if geometric else _WindowAttention,
+                attn_layer=GeometricWindowAttention if geometric else WindowAttention,
             )
             for index in range(config.depths[stage])
         )
@@ -190,7 +161,7 @@ def _init_part(module: nn.Module, head_init_std: float) -> None:
         bound = 1 / math.sqrt(module.weight[0].numel())
         init.uniform_(module.weight, -bound, bound)
         init.uniform_(module.bias, -bound, bound)
-    elif isinstance(module, ShiftedWindowAttention3d):
+    elif isinstance(module, WindowAttention):
         init.trunc_normal_(module.relative_position_bias_table, std=0.02)
         index = relative_position_index(module.window_size)
         init.copy_(module.relative_position_index, index)

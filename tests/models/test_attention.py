@@ -9,8 +9,8 @@ from transformers import AutoModelForVideoClassification
 from ct_video_hf.inference.localization import clip_forward
 from ct_video_hf.models import create_model, get_backbone
 from ct_video_hf.models.positions import resample_grid, square_side
-from ct_video_hf.models.video_swin import relative_position_index
 from ct_video_hf.models.weights import load_published, map_keys, to_our_keys
+from ct_video_hf.models.window_attention import relative_position_index
 
 from .backbone_cases import enliven, tiny_clip, tiny_model, without_chance
 from .originals import all_originals

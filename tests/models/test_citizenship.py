@@ -234,6 +234,25 @@ def test_the_smallest_clip_is_really_accepted(name):
 
 
 @every_backbone
+def test_adapters_and_hooks_reach_every_layer(name):
+    """A layer whose weights are read past it would leave LoRA and offloading without effect."""
+    model = tiny_model(name)
+    clip = tiny_clip(name, model=model)
+    called = set()
+    for key, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
+            module.register_forward_hook(lambda *_, key=key: called.add(key))
+    layers = {
+        key
+        for key, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d)
+    }
+    with torch.no_grad():
+        model(clip)
+    assert called == layers
+
+
+@every_backbone
 def test_every_network_says_which_slices_speak(name):
     model = tiny_model(name)
     clip = tiny_clip(name, model=model)
