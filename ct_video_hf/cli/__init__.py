@@ -28,6 +28,7 @@ COMMANDS = {
     "predict": "predict on scans: a DICOM folder, a zip, NIfTI, or a folder of studies",
     "convert": "turn published weights into a model folder; list all backbones",
     "study": "plan, run and report the paper's grid of experiments, or one of your own",
+    "push": "push a model folder or a prepared set to the Hub",
     "card": "render or check the model card of a model folder",
 }
 

@@ -12,7 +12,7 @@ import yaml
 
 from .model_folder import find_local_paths
 
-__all__ = ["check_card_text", "check_model_card"]
+__all__ = ["check_card_text", "check_model_card", "find_secrets"]
 
 _SECTIONS = (
     "How to use it",
@@ -81,16 +81,18 @@ def check_card_text(text: str) -> list[str]:
 
 
 def _check_secrets(text: str) -> list[str]:
-    problems = []
-    for words, found in (
-        ("a place on a machine", find_local_paths(text)),
-        ("a DICOM UID", _UID.findall(text)),
-        ("a mail address", _MAIL.findall(text)),
-    ):
-        problems += [f"it holds {words}: {hit}" for hit in found[:1]]
-    if _SECRET.search(text):
-        problems.append("it holds an access token")
-    return problems
+    places = [f"a place on a machine: {place}" for place in find_local_paths(text)[:1]]
+    return [f"it holds {found}" for found in places + find_secrets(text)]
+
+
+def find_secrets(text: str) -> list[str]:
+    """DICOM UIDs, mail addresses and access tokens in a text, one of each kind, in words.
+
+    A token is not repeated.
+    """
+    kinds = (("a DICOM UID", _UID.findall(text)), ("a mail address", _MAIL.findall(text)))
+    found = [f"{words}: {hits[0]}" for words, hits in kinds if hits]
+    return found + ["an access token"] * bool(_SECRET.search(text))
 
 
 def _check_metadata(source: str) -> list[str]:

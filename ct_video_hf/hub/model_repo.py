@@ -1,0 +1,217 @@
+"""Pushing a model folder to the Hub: in one commit, guarded before and verified after."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CTVideoError
+from .calls import HubError, retried
+from .card import ModelCardFacts, render_model_card
+from .card_check import check_card_text
+from .guard import Plan, plan_upload
+
+__all__ = ["ModelPush", "push_model"]
+
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class ModelPush:
+    """What a push did, or would do.
+
+    Attributes
+    ----------
+    repo, revision : str
+    private : bool
+    files : list of str
+        Paths in the repository.
+    bytes : int
+    left_out : list of str
+        Names in the folder that stay at home.
+    commit : str or None
+        None for a dry run.
+    verified : int
+        Files whose hash on the Hub is that of what was sent.
+    """
+
+    repo: str
+    revision: str
+    private: bool
+    files: list[str]
+    bytes: int
+    left_out: list[str]
+    commit: str | None = None
+    verified: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+def push_model(
+    folder: str | os.PathLike,
+    repo: str,
+    *,
+    private: bool = True,
+    revision: str = "main",
+    license: str | None = None,
+    dataset_id: str | None = None,
+    message: str = "Model, processor, code, evidence and card",
+    dry_run: bool = False,
+    token: str | None = None,
+) -> ModelPush:
+    """Push a model folder as one commit, so that the repository is loadable at every moment.
+
+    Model, processor, code, calibration, figures, metrics and a card rendered for ``repo`` go;
+    predictions, checkpoints and names of studies stay. Files of an earlier push that the folder no
+    longer has go away with the same commit.
+
+    Parameters
+    ----------
+    folder : path
+        What training, conversion or :func:`.model_folder.save_model_folder` wrote.
+    repo : str
+        ``user/name``; made where it is not there.
+    private : bool
+        Whether the repository is made private. One that exists keeps its visibility; a public one
+        is refused where private was asked for.
+    revision : str
+        Branch, made where it is not there.
+    license : str, optional
+        Identifier of the licence that these weights are published under, for the card.
+    dataset_id : str, optional
+        Hub id of the data set that the metrics were measured on. With it, results are written to
+        ``.eval_results`` as well, which the Hub shows beside that data set.
+    dry_run : bool
+        Check and list everything, ask and send nothing.
+
+    Raises
+    ------
+    CTVideoError
+        What the guard refuses, see :func:`.guard.plan_upload`.
+    HubError
+        What the Hub refuses, or hashes that differ after the push.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CTVideoError(f"There is no model folder {folder.name!r}.")
+    for name, value in (("repo", repo), ("dataset_id", dataset_id)):
+        if value is not None and not _REPO.fullmatch(value):
+            raise CTVideoError(f"{name} is {value!r}; a Hub id such as user/name is expected.")
+    facts = ModelCardFacts.from_folder(folder, model_id=repo, license=license)
+    card = render_model_card(facts)
+    problems = check_card_text(card)
+    if problems:
+        raise CTVideoError(f"The card of {folder.name} is not sound: {'; '.join(problems)}.")
+    plan = plan_upload(folder, card)
+    if dataset_id is not None:
+        plan.files[".eval_results/ct_video_hf.yaml"] = _eval_results(facts, dataset_id)
+    told = ModelPush(repo, revision, private, sorted(plan.files), plan.bytes, plan.left_out)
+    if dry_run:
+        return told
+    return _push(told, plan, message, token)
+
+
+def _push(told: ModelPush, plan: Plan, message: str, token: str | None) -> ModelPush:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    api, what = HfApi(token=token), f"push to {told.repo}"
+    retried(lambda: api.create_repo(told.repo, private=told.private, exist_ok=True), what)
+    held = bool(retried(lambda: api.model_info(told.repo), what).private)
+    if told.private and not held:
+        raise HubError(
+            f"{what}: the repository is public and a private one was asked for. Change it on the "
+            "Hub, or say that it may be public (--public)."
+        )
+    if told.revision != "main":
+        branch = {"branch": told.revision, "exist_ok": True}
+        retried(lambda: api.create_branch(told.repo, **branch), what)
+    before = _tree(api, told, told.revision, what)
+    # operations remember what they have uploaded, so a repeated commit sends only what is missing
+    operations: list[Any] = [
+        CommitOperationAdd(path, str(entry) if isinstance(entry, Path) else entry)
+        for path, entry in sorted(plan.files.items())
+    ]
+    operations += [
+        CommitOperationDelete(path)
+        for path in sorted(before.keys() - plan.files.keys())
+        if path != ".gitattributes"
+    ]
+    commit = retried(
+        lambda: api.create_commit(
+            told.repo, operations, commit_message=message, revision=told.revision
+        ),
+        what,
+    )
+    after = _tree(api, told, commit.oid, what)
+    wrong = [path for path, entry in plan.files.items() if after.get(path) not in _hashes(entry)]
+    if wrong:
+        raise HubError(
+            f"{what}: {len(wrong)} files on the Hub are not what was sent, such as {wrong[0]}. "
+            "Push again."
+        )
+    return ModelPush(
+        **{**asdict(told), "private": held, "commit": commit.oid, "verified": len(plan.files)}
+    )
+
+
+def _tree(api: Any, told: ModelPush, revision: str, what: str) -> dict[str, str]:
+    """Path -> SHA-256 of a large file, git's SHA-1 of a small one."""
+    entries = retried(
+        lambda: list(api.list_repo_tree(told.repo, recursive=True, revision=revision)), what
+    )
+    return {
+        entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id
+        for entry in entries
+        if hasattr(entry, "blob_id")
+    }
+
+
+def _hashes(entry: Path | bytes) -> tuple[str, str]:
+    size = entry.stat().st_size if isinstance(entry, Path) else len(entry)
+    large, small = hashlib.sha256(), hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    if isinstance(entry, bytes):
+        large.update(entry)
+        small.update(entry)
+    else:
+        with entry.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                large.update(chunk)
+                small.update(chunk)
+    return large.hexdigest(), small.hexdigest()
+
+
+def _eval_results(facts: ModelCardFacts, dataset_id: str) -> bytes:
+    """Study AUROC and the like in the form that the Hub reads beside the card's metadata."""
+    import yaml
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    split = facts.metrics.get("split", "not stated")
+    entries = [
+        EvalResultEntry(
+            dataset_id=dataset_id,
+            task_id=metric.replace("/", "_"),
+            value=round(entry["value"], 4),
+            date=datetime.date.today().isoformat(),
+            notes=_notes(entry, split),
+        )
+        for metric, entry in facts.metrics.items()
+        if isinstance(entry, dict) and entry.get("value") is not None
+    ]
+    if not entries:
+        raise CTVideoError(f"{facts.name} has no results to publish for {dataset_id}.")
+    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False).encode("utf-8")
+
+
+def _notes(entry: dict[str, Any], split: str) -> str:
+    words = f"{split} split, n = {entry.get('n')}, {entry.get('positives')} positive"
+    if entry.get("low") is not None:
+        words += f", 95 % interval {entry['low']:.3f} to {entry['high']:.3f}"
+    return words
