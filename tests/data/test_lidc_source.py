@@ -20,6 +20,7 @@ from ct_video_hf.data.lidc import LabelRule, find_ct_series, lidc_table
 from ct_video_hf.data.lidc.paper_split import paper_order, paper_splits
 from ct_video_hf.data.prepared import PrepareOptions
 from ct_video_hf.data.sources import prepare
+from tests.dicom.test_privacy import PLANTED, WORDS
 from tests.support.lidc import (
     FILM_XML,
     Scan,
@@ -37,7 +38,7 @@ SMALL = PrepareOptions(size=32, salt="s")
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    return write_collection(tmp_path_factory.mktemp("tcia"))
+    return write_collection(tmp_path_factory.mktemp("tcia"), extra=PLANTED)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_the_table_of_nodules_lies_beside_the_studies(collection, prepared):
 
 
 def test_nothing_in_the_set_names_a_patient(collection, prepared):
-    words = ["LIDC-IDRI-", "2.25.", *(scan.patient for scan in collection.scans)]
+    words = ["LIDC-IDRI-", "2.25.", "069.xml", *WORDS]
     for file in prepared.rglob("*"):
         if file.is_file() and "private" not in file.parts:
             data = file.read_bytes()
@@ -328,6 +329,7 @@ def odd(tmp_path, heights, policy="strict", **options):
     )  # fmt: skip
     with (out / "rejects.csv").open() as stream:
         rejects = [row["code"] for row in csv.DictReader(stream)]
+    assert "2.25." not in (out / "rejects.csv").read_text()
     return by_series(out).get(scan.series), rejects
 
 

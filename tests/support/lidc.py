@@ -257,8 +257,8 @@ def three_of_four(low: int, high: int, **options: Any) -> list[list[Mark]]:
     return [*outlined, []]
 
 
-def write_collection(root: Path) -> Collection:
-    """Four scans of three patients in four layouts, their XML beside the slices, and a film."""
+def write_collection(root: Path, **options: Any) -> Collection:
+    """Four scans of three patients in two layouts, their XML beside the slices, and a film."""
     first, again = Scan("a", "LIDC-IDRI-0132"), Scan("b", "LIDC-IDRI-0132", bottom_mm=40.0)
     third, fourth = Scan("c", "LIDC-IDRI-0003"), Scan("d", "LIDC-IDRI-0078")
     marks = {
@@ -275,7 +275,7 @@ def write_collection(root: Path) -> Collection:
         "d": base / fourth.patient / fourth.study / fourth.series,
     }
     for scan in (first, again, third, fourth):
-        scan.write(places[scan.key])
+        scan.write(places[scan.key], **options)
         write_xml(places[scan.key] / "069.xml", scan, marks[scan.key])
     write_film(base / third.patient / "01-01-2000-2" / "1.000000-film")
     (base / third.patient / "01-01-2000-2" / "1.000000-film" / "001.xml").write_text(FILM_XML)

@@ -122,7 +122,8 @@ def find_ct_series(root: str | os.PathLike, *, progress: bool = False) -> Tree:
     if not tree.series:
         raise CTDataError(
             f"no CT series in {root.name}: {tree.others} folders of other objects, "
-            f"{tree.unreadable} of unreadable files"
+            f"{tree.unreadable} of unreadable files. Annotations alone make tables of labels with "
+            "--labels-only"
         )
     return tree
 
