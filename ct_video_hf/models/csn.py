@@ -9,7 +9,7 @@ import math
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from pytorchvideo.models.resnet import create_bottleneck_block, create_res_stage
+from pytorchvideo.models.resnet import create_bottleneck_block
 from torch import nn
 
 from .base import CTVideoBackbone, CTVideoClassifier, CTVideoConfig
@@ -19,6 +19,7 @@ from .resnet_parts import (
     check_head_pool,
     check_lengths,
     check_odd,
+    make_stage,
     make_stem,
     norm_builder,
     smallest_window,
@@ -128,7 +129,7 @@ class CTCSNConfig(CTVideoConfig):
 def _stage(config: CTCSNConfig, stage: int) -> nn.Module:
     kernel, spatial = config.kernels[stage], config.spatial_strides[stage]
     inner = config.widths[stage] // config.bottleneck
-    return create_res_stage(
+    return make_stage(
         depth=config.depths[stage],
         dim_in=config.stem_width if stage == 0 else config.widths[stage - 1],
         dim_inner=inner,

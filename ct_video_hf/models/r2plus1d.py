@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from pytorchvideo.models.r2plus1d import create_2plus1d_bottleneck_block
-from pytorchvideo.models.resnet import create_res_stage
 from torch import nn
 
 from .base import CTVideoBackbone, CTVideoClassifier, CTVideoConfig
@@ -20,6 +19,7 @@ from .resnet_parts import (
     check_head_pool,
     check_lengths,
     check_odd,
+    make_stage,
     make_stem,
     norm_builder,
     smallest_window,
@@ -126,7 +126,7 @@ class CTR2Plus1DConfig(CTVideoConfig):
 
 def _stage(config: CTR2Plus1DConfig, stage: int) -> nn.Module:
     kernel, spatial = config.kernels[stage], config.spatial_strides[stage]
-    return create_res_stage(
+    return make_stage(
         depth=config.depths[stage],
         dim_in=config.stem_width if stage == 0 else config.widths[stage - 1],
         dim_inner=config.widths[stage] // config.bottleneck,

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from pytorchvideo.models.resnet import create_res_stage
 from pytorchvideo.models.stem import create_res_basic_stem
 from torch import nn
 
@@ -16,6 +17,7 @@ __all__ = [
     "check_head_pool",
     "check_lengths",
     "check_odd",
+    "make_stage",
     "make_stem",
     "norm_builder",
     "smallest_window",
@@ -66,6 +68,18 @@ def norm_builder(kind: str, group_channels: int = 8) -> Callable[..., nn.Module]
     if kind == "group":
         return functools.partial(_group_norm, channels=group_channels)
     raise ValueError(f"norm is {kind!r}; allowed: batch, group.")
+
+
+def make_stage(**sizes: Any) -> nn.Module:
+    """What pytorchvideo's ``create_res_stage`` makes of ``sizes``.
+
+    It leaves numpy integers in the strides of shortcuts, at which torch.compile gives up.
+    """
+    stage = create_res_stage(**sizes)
+    for module in stage.modules():
+        if isinstance(module, nn.Conv3d):
+            module.stride = tuple(int(step) for step in module.stride)
+    return stage
 
 
 def make_stem(

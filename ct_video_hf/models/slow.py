@@ -8,7 +8,7 @@ import math
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from pytorchvideo.models.resnet import create_bottleneck_block, create_res_stage
+from pytorchvideo.models.resnet import create_bottleneck_block
 from torch import nn
 
 from .base import CTVideoBackbone, CTVideoClassifier, CTVideoConfig
@@ -18,6 +18,7 @@ from .resnet_parts import (
     check_head_pool,
     check_lengths,
     check_odd,
+    make_stage,
     make_stem,
     norm_builder,
     smallest_window,
@@ -137,7 +138,7 @@ class CTSlowConfig(CTVideoConfig):
 def _stage(config: CTSlowConfig, stage: int) -> nn.Module:
     frames, kernel = config.temporal_kernels[stage], config.spatial_kernels[stage]
     spatial = config.spatial_strides[stage]
-    return create_res_stage(
+    return make_stage(
         depth=config.depths[stage],
         dim_in=config.stem_width if stage == 0 else config.widths[stage - 1],
         dim_inner=config.widths[stage] // config.bottleneck,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from huggingface_hub.dataclasses import strict
-from pytorchvideo.models.resnet import create_bottleneck_block, create_res_stage
+from pytorchvideo.models.resnet import create_bottleneck_block
 from pytorchvideo.models.slowfast import FastToSlowFusionBuilder
 from torch import nn
 
@@ -21,6 +21,7 @@ from .resnet_parts import (
     check_head_pool,
     check_lengths,
     check_odd,
+    make_stage,
     make_stem,
     smallest_window,
 )
@@ -190,7 +191,7 @@ def _stage(config: CTSlowFastConfig, stage: int) -> nn.Module:
     pathways = []
     for (dim_in, dim_out), kernels in zip(sizes, config.temporal_kernels, strict=True):
         pathways.append(
-            create_res_stage(
+            make_stage(
                 depth=config.depths[stage],
                 dim_in=dim_in,
                 dim_inner=dim_out // 4,

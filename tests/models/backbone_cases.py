@@ -39,14 +39,20 @@ def tiny_clip(name, batch=2, seed=0, model=None, longer=0):
 
 @torch.no_grad()
 def enliven(network: nn.Module, seed=0) -> nn.Module:
-    """Give norms random weights and statistics, and make attention and positions matter.
+    """Give norms random weights and statistics, and make input, attention and positions matter.
 
     Networks start the last norm of every residual block at zero, which switches the block off and
     hides every error in it. Transformers start with positions near zero and linear layers that make
-    all attention nearly even, which hides errors in both.
+    all attention nearly even, which hides errors in both. Convolutions that are initialised as
+    torch does it lose the input against the norms' biases after some layers, so that any two
+    networks would agree.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            strong = (2 / module.weight[0].numel()) ** 0.5  # by He et al.; torch's is 0.41 of it
+            if 0.35 < module.weight.std() / strong < 0.45:
+                module.weight.mul_(0.8 * strong / module.weight.std())
         if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm):
             module.weight.copy_(0.5 + torch.rand(module.weight.shape, generator=generator))
             module.bias.copy_(0.2 * torch.randn(module.bias.shape, generator=generator))

@@ -183,6 +183,16 @@ def test_torch_compile(name):
 
 
 @every_backbone
+def test_layers_hold_plain_numbers(name):
+    """At a numpy integer in a stride torch.compile breaks the graph, block by block."""
+    for layer, module in tiny_model(name).named_modules():
+        for field in ("kernel_size", "stride", "padding", "dilation", "groups"):
+            value = getattr(module, field, ())
+            sizes = value if isinstance(value, tuple | list) else (value,)
+            assert all(type(size) in (int, str) for size in sizes), f"{layer}.{field} {sizes}"
+
+
+@every_backbone
 def test_outputs_come_as_tuple_too(name):
     model = tiny_model(name)
     clip = tiny_clip(name, model=model)

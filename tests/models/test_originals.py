@@ -44,6 +44,7 @@ def test_logits_and_features_of_the_original(name, which):
         found = ours(pixels, output_hidden_states=True)
     hook.remove()
     assert expected.std() > 1e-3
+    assert (expected[0] - expected[1]).abs().max() > 1e-3, "the logits follow the pixels"
     torch.testing.assert_close(found.logits, expected, rtol=0, atol=1e-5)
     pooled = reference.pooled(features[0])
     torch.testing.assert_close(found.pooler_output, pooled, rtol=0, atol=1e-5)

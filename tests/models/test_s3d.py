@@ -153,7 +153,7 @@ def test_self_supervised_checkpoints(kind, tmp_path):
         with torch.no_grad():
             grid = model.encoder_q[0](pixels.transpose(1, 2))
             found = ours.backbone(pixels)
-        assert grid.std() > 1e-2
+        assert (grid[0] - grid[1]).abs().max() > 1e-3, "the features follow the pixels"
         torch.testing.assert_close(found.last_hidden_state, grid, rtol=0, atol=1e-5)
         pooled = model.encoder_q[1](grid).flatten(1)
         torch.testing.assert_close(found.pooler_output, pooled, rtol=0, atol=1e-5)
@@ -205,8 +205,8 @@ def test_self_supervised_checkpoints_are_read_as_strictly(tmp_path):
 def test_the_smallest_clips_are_the_networks():
     assert CTS3DConfig().smallest_clip == (14, 209, 209)
     assert CTS3DConfig(head_pool="mean").smallest_clip == (5, 17, 17)
-    network = s3d(num_classes=2).eval()
-    with torch.no_grad():
+    with torch.device("meta"):  # shapes only
+        network = s3d(num_classes=2).eval()
         network(torch.zeros(1, 3, 14, 209, 209))
         for clip in ((12, 209, 209), (14, 208, 209), (14, 209, 208)):
             with pytest.raises(RuntimeError):
