@@ -65,6 +65,8 @@ class VideoFamily:
         Whether one and the same network takes any clip of whole tokens.
     input_name : str
         What it calls its clips.
+    unused : str or None
+        A part of the network that classification never runs.
     """
 
     title: str
@@ -79,6 +81,7 @@ class VideoFamily:
     other_size: bool = False
     any_clip: bool = False
     input_name: str = "pixel_values"
+    unused: str | None = None
 
 
 _NAMES = ("num_frames", "image_size", "num_channels")
@@ -87,7 +90,7 @@ FAMILIES: dict[str, VideoFamily] = {
     "videomae": VideoFamily("VideoMAE", *_NAMES, *_HALVES, other_frames=True),
     "vjepa2": VideoFamily("V-JEPA 2", "frames_per_clip", "crop_size", "in_chans", *_IMAGENET,
                           other_frames=True, other_size=True, any_clip=True,
-                          input_name="pixel_values_videos"),
+                          input_name="pixel_values_videos", unused="predictor"),
     "timesformer": VideoFamily("TimeSformer", *_NAMES, *_IMAGENET),
     "vivit": VideoFamily("ViViT", *_NAMES, *_HALVES, scale=1 / 127.5, shift=1.0),
 }  # fmt: skip
@@ -155,13 +158,17 @@ def accept_clips(model: PreTrainedModel) -> PreTrainedModel:
     """Let a model of transformers be called as this package's networks are.
 
     From then on it takes ``pixel_values`` by that name, whatever its own is called, leaves out what
-    else comes from ``CTVideoProcessor``, and refuses clips of other sizes at the door. Networks of
-    this package and models that nothing is known about are left as they are. Nothing of this is
-    saved with the model.
+    else comes from ``CTVideoProcessor``, and refuses clips of other sizes at the door. A part that
+    classification never runs (V-JEPA 2's predictor) is frozen: several processes would wait for its
+    gradients for ever. Networks of this package and models that nothing is known about are left as
+    they are. Nothing of this is saved with the model.
     """
-    if model.config.model_type in FAMILIES and not getattr(model, "_accepts_clips", False):
+    family = FAMILIES.get(model.config.model_type)
+    if family is not None and not getattr(model, "_accepts_clips", False):
         model.register_forward_pre_hook(_as_its_own_input, with_kwargs=True)
         model._accepts_clips = True
+        if family.unused is not None:
+            getattr(model.base_model, family.unused).requires_grad_(False)
     return model
 
 
@@ -338,7 +345,7 @@ def _check_trained_sizes(saved: dict, config: Any, family: VideoFamily, name: st
         frames = "any whole number of tubelets" if family.other_frames else before[0]
         raise ValueError(
             f"The weights of {name} cannot be used for {now[0]} frames of {now[1]}x{now[1]} pixels "
-            f"and {now[2]} channels: {family.title} learns its positions. Allowed are frames: "
+            f"and {now[2]} channels, for they hold positions of their own. Allowed are frames: "
             f"{frames}, pixels: {before[1]}x{before[1]}, channels: {before[2]}; any others with "
             "random weights (weights 'none')."
         )

@@ -291,6 +291,7 @@ class CTTrainer(Trainer):
 
 
 def _to_channels_last(model: nn.Module) -> None:
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}  # 2D networks read slices
     for parameter in model.parameters():
-        if parameter.ndim == 5:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+        if parameter.ndim in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])

@@ -194,6 +194,10 @@ def test_saved_weights_and_a_new_binary_head(family, folders):
     output = model(pixel_values=clip, labels=labels)
     bce = torch.nn.functional.binary_cross_entropy_with_logits(output.logits, labels)
     torch.testing.assert_close(output.loss, bce)
+    model.train()(pixel_values=clip, labels=labels).loss.backward()
+    for key, parameter in model.named_parameters():  # none is left waiting for its gradient
+        assert (parameter.grad is not None) is parameter.requires_grad, key
+    model.eval()
     torch.manual_seed(0)
     random = create_model(str(folders[family]), weights="none")
     assert type(random) is type(model)
