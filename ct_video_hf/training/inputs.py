@@ -75,7 +75,7 @@ def build_processor(options: dict[str, Any], model, plane_size: int) -> CTVideoP
     fields |= {name: options[name] for name in _SAME_NAME if options[name] is not None}
     if options["preset"] in ("paper-rsna", "paper-lidc"):
         return CTVideoProcessor.from_preset(options["preset"], **fields)
-    if (Path(options["weights"]) / _PROCESSOR_FILE).is_file():
+    if options["weights"] and (Path(options["weights"]) / _PROCESSOR_FILE).is_file():
         return CTVideoProcessor.from_pretrained(options["weights"], **fields)
     return processor_for(options["backbone"], **fields)
 
