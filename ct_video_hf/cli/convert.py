@@ -20,8 +20,10 @@ network is refused.
   ct-video-hf convert --list
   ct-video-hf convert slow_r50 kinetics slow_r50_kinetics
   ct-video-hf convert slow_r50 SLOW_8x8_R50.pyth slow_r50_400 --keep-head
+  ct-video-hf convert mvit_b_32x3 kinetics mvit_16 --num-frames 16 --image-size 160
   ct-video-hf convert slow_r50 --download-only        # then HF_HUB_OFFLINE=1 on the cluster's nodes
 
+Learned positions (MViT) are interpolated to --num-frames and --image-size, see --verbose.
 Published weights have terms of their own, which --list and the card state. Not for clinical use.
 """
 

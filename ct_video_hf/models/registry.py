@@ -155,7 +155,9 @@ def create_model(
     cache_dir : path, optional
         Where downloads are kept, instead of the Hugging Face cache.
     **config_overrides
-        Fields of the backbone's configuration.
+        Fields of the backbone's configuration. Where positions are learned (MViT, Video Swin) and
+        ``num_frames``, ``image_size`` or ``window`` differ from those of the weights, positions
+        are interpolated linearly and the log says so.
 
     Returns
     -------
