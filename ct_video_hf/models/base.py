@@ -155,6 +155,14 @@ class CTVideoPreTrainedModel(PreTrainedModel):
         align_weights(model)
         return loaded
 
+    def post_init(self) -> None:
+        """As in transformers; of ``_no_split_modules`` only the classes that are there stay.
+
+        FSDP refuses a name that no module has, and one family may be built of several blocks.
+        """
+        super().post_init()
+        self._no_split_modules &= {type(module).__name__ for module in self.modules()}
+
     def train(self, mode: bool = True):
         """Train or eval mode as in torch; frozen parts stay in eval mode, see ``recompute``."""
         super().train(mode)

@@ -14,6 +14,8 @@ from transformers import (
     AutoModel,
     AutoModelForVideoClassification,
     AutoVideoProcessor,
+    Trainer,
+    TrainingArguments,
 )
 
 from ct_video_hf.inference.localization import clip_forward
@@ -307,14 +309,35 @@ for folder in map(Path, sys.argv[1:]):
 """
 
 
+def trained_a_step(name, root):
+    """A tiny model after one step; ``root / name`` becomes the checkpoint that holds it."""
+    model = tiny_model(name, num_labels=2)
+    clips = tiny_clip(name, batch=4, model=model)
+    data = [{"pixel_values": clip, "labels": torch.tensor([0.0, 1.0])} for clip in clips]
+    arguments = TrainingArguments(
+        output_dir=str(root / f"{name}_run"),
+        max_steps=1,
+        save_steps=1,
+        per_device_train_batch_size=2,
+        learning_rate=1e-3,
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    processor = processor_for(name)
+    Trainer(model, arguments, train_dataset=data, processing_class=processor).train()
+    (root / f"{name}_run" / "checkpoint-1").rename(root / name)
+    return model.eval()
+
+
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory):
-    """A model of each family, and what a process without the package made of it."""
+    """A checkpoint of each family, and what a process without the package made of it.
+
+    The folders are those that a Trainer writes in the middle of a training.
+    """
     root, models = tmp_path_factory.mktemp("outside"), {}
     for name in FAMILIES.values():
-        models[name] = tiny_model(name, num_labels=2)
-        models[name].save_pretrained(root / name)
-        processor_for(name).save_pretrained(root / name)
+        models[name] = trained_a_step(name, root)
         torch.save(tiny_clip(name, model=models[name]), root / f"{name}.clip")
     run_as_stranger(OUTSIDE, *(root / name for name in models), folder=root)
     return root, models
