@@ -242,7 +242,8 @@ _KEY_MAP = (
 _PENET_KINETICS = WeightRecord(
     url=None,
     sha256=None,
-    code_license="this package's Apache-2.0; the published code was not used",
+    code_license="this package's Apache-2.0; written from published facts, two of them "
+    "looked up in the authors' code",
     weight_license="none is stated, so they may not be passed on (file xnet_kin_90.pth.tar of the "
     "PENet project)",
     origin="Kinetics-600 videos",
