@@ -13,6 +13,7 @@ from ct_video_hf.evaluation.metrics import log_loss
 from ct_video_hf.hub import check_model_card, check_model_folder
 from ct_video_hf.training import run
 from tests.support.tiny_runs import OPTIONS, REPOSITORY, command, complete
+from tests.support.transformers_models import video_model_folder
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -92,3 +93,15 @@ def test_an_error_in_one_process_ends_both(clip_set, tmp_path):
             "-m", "ct_video_hf.training", data=clip_set, output=tmp_path / "out",
             test_split="nowhere",
         )  # fmt: skip
+
+
+def test_a_network_with_a_part_that_nothing_calls(clip_set, tmp_path):
+    """V-JEPA 2's predictor gets no gradient, which two processes would wait for."""
+    start = video_model_folder("vjepa2", tmp_path / "vjepa2")
+    out = tmp_path / "out"
+    few = {"validation_split": "none", "test_split": "none", "max_steps": 2, "epochs": 1,
+           "num_frames": 4, "gradient_checkpointing": "true"}  # fmt: skip
+    launch("-m", "ct_video_hf.training", data=clip_set, output=out, backbone=start, **few)
+    record = json.loads((out / "training_config.json").read_text())
+    assert record["hardware"]["processes"] == 2
+    assert record["trainable_parameters"] < record["parameters"]

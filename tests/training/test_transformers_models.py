@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 from transformers.models.timesformer.video_processing_timesformer import TimesformerVideoProcessor
 from transformers.models.videomae.video_processing_videomae import VideoMAEVideoProcessor
@@ -383,3 +385,18 @@ def test_scores_of_training_and_prediction_agree(trained, clip_set):
     dataset = clip_dataset(load_ct_dataset(clip_set, "test"), loaded.processor, train=False)
     again = score_clips(loaded.model, dataset, progress=False)
     np.testing.assert_allclose(again["logit"], table["logit"], atol=1e-5)
+
+
+def test_a_card_links_the_repository_that_training_started_from(trained, tmp_path):
+    folder = shutil.copytree(trained.folder, tmp_path / "model")
+    record = json.loads((folder / "training_config.json").read_text())
+    record["backbone"] = "user/video-model@v1"
+    record["backbone_origin"] |= {"commit": "0123456789abcdef", "license": None}
+    (folder / "training_config.json").write_text(json.dumps(record))
+    write_model_card(folder)
+    assert check_model_card(folder) == []
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.base_model == "user/video-model"
+    assert trained.family in card.data.tags
+    assert "those of `user/video-model@v1` at commit `0123456789abcdef`" in card.text
+    assert "| their licence | not stated |" in card.text
