@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .errors import CTDataError
 from .labels import SPLIT_NAMES
@@ -229,12 +230,10 @@ def _ids(table: pa.Table, name: str) -> tuple[list[str], np.ndarray]:
 
 def _without_repeats(name: str, table: pa.Table, row: np.ndarray) -> np.ndarray:
     """Places of the rows that are kept: the first of rows that are the same throughout."""
-    import pandas as pd
-
-    sop = pd.Series(table.column(_SOP).to_pandas())
-    doubled = np.flatnonzero(sop.duplicated(keep=False).to_numpy())
-    if not len(doubled):
+    sop = table.column(_SOP)
+    if pc.count_distinct(sop).as_py() == table.num_rows:
         return np.arange(table.num_rows)
+    doubled = np.flatnonzero(sop.to_pandas().duplicated(keep=False).to_numpy())
     rows = table.take(pa.array(doubled)).to_pandas().astype(str)
     same = rows.duplicated(keep="first").to_numpy()
     kept = rows[~same]

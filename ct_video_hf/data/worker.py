@@ -66,22 +66,30 @@ class StudyTask:
 def fingerprint(task: StudyTask) -> str:
     """Changes when a file of the scan is added, removed, resized or rewritten."""
     path = task.entry.path
-    found = []
     if not path.exists():
         return "missing"
     if path.is_dir():
-        for folder, folders, names in os.walk(path):
-            folders.sort()
-            base = Path(folder)
-            for name in sorted(names):
-                status = (base / name).stat()
-                inside = (base / name).relative_to(path).as_posix()
-                found.append(f"{inside}\0{status.st_size}\0{status.st_mtime_ns}")
+        found = list(_file_stamps(os.fspath(path), ""))
     else:
         status = path.stat()
-        found.append(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}")
+        found = [f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}"]
     text = "\n".join(found).encode(errors="surrogateescape")
     return hmac.new(task.salt.encode(), text, hashlib.sha256).hexdigest()[:32]
+
+
+def _file_stamps(folder: str, inside: str) -> Iterator[str]:
+    """Name, size and time of each file, folder by folder; 1.79 million of them must be quick."""
+    with os.scandir(folder) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
+    folders = [entry for entry in entries if entry.is_dir()]
+    names = {entry.name for entry in folders}
+    for entry in entries:
+        if entry.name not in names:
+            status = entry.stat()
+            yield f"{inside}{entry.name}\0{status.st_size}\0{status.st_mtime_ns}"
+    for entry in folders:
+        if not entry.is_symlink():
+            yield from _file_stamps(entry.path, f"{inside}{entry.name}/")
 
 
 def prepare_study(task: StudyTask, target: str) -> dict[str, Any]:

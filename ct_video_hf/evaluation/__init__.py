@@ -6,6 +6,7 @@ from .calibration import Calibration, fit_calibration, read_calibration
 from .metrics import METRICS, auprc, auroc, undefined_reason
 from .predictions import aggregate, make_predictions, read_predictions, write_predictions
 from .report import evaluate_predictions, format_metrics, point_metrics, write_json
+from .rsna import rsna_weighted_log_loss
 
 __all__ = [
     "AGGREGATIONS",
@@ -26,6 +27,7 @@ __all__ = [
     "point_metrics",
     "read_calibration",
     "read_predictions",
+    "rsna_weighted_log_loss",
     "study_score",
     "undefined_reason",
     "write_json",
