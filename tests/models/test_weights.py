@@ -7,6 +7,8 @@ import hashlib
 import io
 import itertools
 import shutil
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -28,6 +30,7 @@ from ct_video_hf.models.weights import (
     read_checkpoint,
 )
 from tests.support.checkpoint_server import CheckpointServer
+from tests.support.tiny_runs import environment
 
 from .backbone_cases import tiny_clip, tiny_model
 
@@ -451,6 +454,27 @@ def test_two_threads_download_once(server, record, tmp_path):
     for thread in threads:
         thread.join()
     assert server.log == [None]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_download_once(server, record, tmp_path):
+    server.cut_at, server.cuts = 20_000, 2
+    code = (
+        "import sys; from dataclasses import replace; from ct_video_hf.models import get_backbone;"
+        "from ct_video_hf.models.download import fetch;"
+        "record = get_backbone('slow_r50').weights['kinetics'];"
+        "print(fetch(replace(record, url=sys.argv[1]), sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, server.url, str(tmp_path)]
+    online = environment() | {"HF_HUB_OFFLINE": "0"}
+    both = [
+        subprocess.Popen(command, env=online, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    printed = {process.communicate(timeout=120)[0].strip() for process in both}
+    assert printed == {str(tmp_path / "SLOW.pyth")}
+    assert (tmp_path / "SLOW.pyth").read_bytes() == server.content
+    assert server.log == [None, "bytes=20000-", "bytes=40000-"]
 
 
 def test_default_cache_lies_in_the_hugging_face_home(record):
