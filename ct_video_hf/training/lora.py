@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..errors import CTVideoError
+from ..models.transformers_video import clip_input
 
 __all__ = ["add_lora", "lora_targets", "merge_lora"]
 
@@ -24,7 +25,7 @@ def lora_targets(model: nn.Module) -> list[str]:
     Parameters
     ----------
     model : torch.nn.Module
-        A classifier whose configuration has ``num_frames``, ``image_size`` and ``num_channels``.
+        A classifier of this package, or one of transformers that it takes.
     """
     body, called = model.base_model, set()
     hooks = []
@@ -32,12 +33,13 @@ def lora_targets(model: nn.Module) -> list[str]:
         grouped = getattr(module, "groups", 1) > 1
         if type(module) in _LAYERS and not grouped:
             hooks.append(module.register_forward_hook(lambda *_, name=name: called.add(name)))
-    config, training = model.config, model.training
-    size = (config.num_frames, config.num_channels, config.image_size, config.image_size)
+    training, (frames, side, channels) = model.training, clip_input(model.config)
     parameter = next(model.parameters())
-    clip = torch.zeros(1, *size, dtype=parameter.dtype, device=parameter.device)
+    clip = torch.zeros(
+        1, frames, channels, side, side, dtype=parameter.dtype, device=parameter.device
+    )
     model.eval()
-    body(clip)
+    model(clip)  # not the body alone: V-JEPA 2's would run a predictor that no score needs
     model.train(training)
     for hook in hooks:
         hook.remove()
@@ -68,9 +70,12 @@ def add_lora(model: nn.Module, rank: int) -> Any:
     targets = lora_targets(model)
     if not targets:
         raise CTVideoError(f"{type(model).__name__} has no layer that an adapter could be added to")
-    config = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=["classifier"]
-    )
+    head = [
+        name
+        for name, part in model.named_children()
+        if part is not model.base_model and any(True for _ in part.parameters())
+    ]
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=head)
     return get_peft_model(model, config)
 
 

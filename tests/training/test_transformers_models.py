@@ -27,6 +27,7 @@ from ct_video_hf.models import create_model, processor_for
 from ct_video_hf.models.transformers_processor import origin_of
 from ct_video_hf.training import run
 from ct_video_hf.training.callbacks import CodeWithPushes
+from ct_video_hf.training.lora import add_lora, merge_lora
 from tests.support.prediction import chest_hu, tiny_model, volume_of
 from tests.support.transformers_models import (
     CONFIGS,
@@ -167,6 +168,27 @@ def test_frozen_and_in_half_precision_like_any_other(folders, clip_set, tmp_path
     start = AutoModelForVideoClassification.from_pretrained(folders["vjepa2"]).base_model
     same = [torch.equal(body[key], value) for key, value in start.state_dict().items()]
     assert not all(same)  # random weights, not the saved ones
+
+
+@every_family
+def test_low_rank_adapters_reach_what_is_called_and_the_whole_head_learns(family, folders):
+    model = create_model(str(folders[family])).train()
+    clip = torch.rand(2, FRAMES, 3, SIZE, SIZE)
+    with torch.no_grad():
+        before = model.eval()(pixel_values=clip).logits
+    adapted = add_lora(model, 2).train()
+    labels = torch.tensor([[1.0], [0.0]])
+    adapted(pixel_values=clip, labels=labels).loss.backward()
+    learning = {key for key, value in adapted.named_parameters() if value.requires_grad}
+    for key, parameter in adapted.named_parameters():
+        assert (parameter.grad is not None) is (key in learning), key
+    assert any("lora_B" in key for key in learning)
+    head = {"vjepa2": "pooler", "videomae": "fc_norm"}.get(family, "classifier")
+    assert any(head in key for key in learning)
+    with torch.no_grad():
+        merged = merge_lora(adapted).eval()
+        torch.testing.assert_close(merged(pixel_values=clip).logits, before)
+    assert merged.state_dict().keys() == create_model(str(folders[family])).state_dict().keys()
 
 
 @every_family
