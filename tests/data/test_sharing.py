@@ -62,3 +62,19 @@ def test_a_manifest_that_does_not_say_is_not_taken_for_free():
     old = {"provenance": {"name": "old", "licence": "?"}, "parameters": {}}
     with pytest.raises(CTDataError, match="images of old must not be redistributed"):
         refuse_public(old, private=False)
+
+
+def test_findings_are_counted_on_the_card_and_may_reject(scans, tmp_path):
+    options = PrepareOptions(size=32, fractions=(1.0, 0.0, 0.0))
+    write_study(scans / "short", 2, slices=6)
+    summary = prepare("folder", scans, tmp_path / "set", options=options, progress=False)
+    assert (summary.findings, summary.studies) == ({"too_few_slices": 1}, 2)
+    assert "| `too_few_slices` | 1 |" in (tmp_path / "set" / "README.md").read_text()
+    options = PrepareOptions(size=32, fractions=(1.0, 0.0, 0.0), reject=("too_few_slices",))
+    with pytest.raises(CTDataError, match="prepared with other parameters"):
+        prepare("folder", scans, tmp_path / "set", options=options, progress=False)
+    summary = prepare("folder", scans, tmp_path / "other", options=options, progress=False)
+    assert (summary.findings, summary.studies, summary.rejected) == ({}, 1, 1)
+    assert "too_few_slices: only 6 slices" in (tmp_path / "other" / "rejects.csv").read_text()
+    with pytest.raises(CTDataError, match="there is no finding few_slices; known are"):
+        PrepareOptions(reject=("few_slices",))
