@@ -299,7 +299,7 @@ def _intended_use(facts: ModelCardFacts) -> str:
 
 def _data_words(facts: ModelCardFacts) -> str:
     if facts.conversion:
-        return "No CT scan. What the published weights were trained on stands in the table above."
+        return "No data was used here. What the weights were trained on stands in the table above."
     return data_words(facts.training)
 
 

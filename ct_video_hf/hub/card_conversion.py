@@ -17,21 +17,29 @@ CONVERSION_FILE = "conversion.json"
 NOT_STATED = "not stated"
 
 
+def _is_certain(facts: dict[str, Any]) -> bool:
+    """Whether the file is the published one: it came from there, or has its hash."""
+    return bool(facts["downloaded"] or facts["is_the_published_file"])
+
+
 def conversion_summary(facts: dict[str, Any]) -> str:
     """The card's first sentences."""
-    origin = (facts.get("published") or {}).get("origin")
-    trained = f", trained on {origin}," if origin else ""
-    words = f"Published weights of the video network {facts['backbone']}{trained} converted for "
-    words += "transformers, as a starting point for chest CT. It has seen no CT scan."
+    purpose = "converted for transformers as a starting point for chest CT."
+    words = f"Weights of the video network {facts['backbone']} from a file given by hand, {purpose}"
+    words += " What they were trained on is not known for sure: see below."
+    if _is_certain(facts):
+        origin = facts["published"]["origin"]
+        words = f"Published weights of the video network {facts['backbone']}, trained on {origin}, "
+        words += f"{purpose} They have seen no CT scan."
     if facts["head"] == "new":
-        return words + " Its classifier starts at random: finetune it before any use."
-    return words + f" It keeps the published classifier with its {facts['labels']} classes."
+        return words + " The classifier starts at random: finetune the model before any use."
+    return words + f" The file's classifier is kept, with its {facts['labels']} classes."
 
 
 def conversion_words(facts: dict[str, Any]) -> str:
     """How the folder was made."""
-    words = "Not trained here: converted from a published checkpoint, every weight outside the "
-    words += "classifier loaded by name and shape."
+    which = "every weight" if facts["head"] == "kept" else "every weight outside the classifier"
+    words = f"Not trained here: converted from a checkpoint, {which} loaded by name and shape."
     if facts["channel_inflation"] == "sum":
         words += " The first layer's weights were summed over the published channels and shared out"
         words += " evenly; mean and standard deviation are the average over those channels."
@@ -61,8 +69,7 @@ def conversion_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     reported = NOT_STATED
     if published["top1"] is not None:
         reported = f"{published['top1']} % ({published['protocol']}); not measured here"
-    return [
-        *rows,
+    known = [
         ("published at", url),
         ("trained on", published["origin"]),
         ("licence of the published code", published["code_license"]),
@@ -70,11 +77,16 @@ def conversion_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("top-1 accuracy reported", reported),
         ("paper", published["paper"]),
     ]
+    if not _is_certain(facts):
+        known = [(f"if it is the published file: {words}", text) for words, text in known]
+    return rows + known
 
 
 def conversion_limits(facts: dict[str, Any]) -> list[str]:
     """What a reader must not expect."""
-    what = "Its classifier is untrained" if facts["head"] == "new" else "Its classes are of videos"
+    what = "Its classifier is untrained"
+    if facts["head"] == "kept":
+        what = "Its classes are those of the checkpoint, not findings on CT"
     return [
         f"{what}: its scores say nothing about a CT scan.",
         "Nothing was measured on CT with these weights here.",

@@ -130,7 +130,10 @@ def test_a_local_file_with_a_new_head(slow, tmp_path, capsys):
     card = (out / "README.md").read_text()
     assert "given by hand, and no hash is published" in card
     assert download.sha256_of(path) in card
-    assert "Its classifier starts at random" in card
+    assert "The classifier starts at random" in card
+    assert "from a file given by hand" in card
+    assert "if it is the published file: trained on | Kinetics-400 videos" in card
+    assert "Published weights" not in card
     assert "not measured here" in card
     assert str(tmp_path) not in card + (out / "conversion.json").read_text()
     names = {file.name for file in out.iterdir()}
@@ -226,7 +229,8 @@ def test_download_only_then_offline(tmp_path, capsys, monkeypatch):
         assert main([*convert, *cache]) == 0
     card = (tmp_path / "model" / "README.md").read_text()
     assert "downloaded from the published address; no hash is published" in card
-    assert "Kinetics-400 videos" in card
+    assert "Published weights of the video network slow_r50, trained on Kinetics-400 videos" in card
+    assert "if it is the published file" not in card
     model = AutoModelForVideoClassification.from_pretrained(tmp_path / "model")
     assert model.config.problem_type == "single_label_classification"
     clip = torch.rand(1, 3, 3, 32, 32)

@@ -33,6 +33,6 @@ def test_the_origin_of_the_weights_stays_known(clip_set, tmp_path):
     card = (result.folder / "README.md").read_text()
     assert facts["sha256"] in card
     assert "`start`, a converted checkpoint" in card
-    assert "It has seen no CT scan" not in card
+    assert "have seen no CT scan" not in card
     assert not (result.folder / "conversion.json").exists()
     assert check_model_card(result.folder) + check_model_folder(result.folder) == []
