@@ -14,7 +14,9 @@ _EXPORTS = {
     "CLASS_MASS": "sampling",
     "CTClipDataset": "clips",
     "CTDataError": "errors",
+    "CTClipStream": "streaming",
     "CTPreparedSet": "builders",
+    "CTSources": "builders",
     "ClipIndex": "clips",
     "ClipTransform": "transforms",
     "LabelsTable": "labels",
@@ -49,8 +51,10 @@ __all__ = [
     "SOURCES",
     "Augmentation",
     "CTClipDataset",
+    "CTClipStream",
     "CTDataError",
     "CTPreparedSet",
+    "CTSources",
     "ClipIndex",
     "ClipTransform",
     "LabelsTable",
@@ -79,7 +83,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .builders import CTPreparedSet, load_ct_dataset
+    from .builders import CTPreparedSet, CTSources, load_ct_dataset
     from .clips import ClipIndex, CTClipDataset, build_clip_index
     from .errors import CTDataError
     from .estimate import estimate_set
@@ -99,6 +103,7 @@ if TYPE_CHECKING:
     from .sharing import refuse_public
     from .sources import SOURCES, prepare
     from .splits import nested_fractions, read_split_file, split_patients, write_split_file
+    from .streaming import CTClipStream
     from .transforms import AUGMENTATIONS, Augmentation, ClipTransform
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HU_OFFSET",
     "SCHEMA",
+    "VOLUME",
     "file_digest",
     "positive_slices",
     "slice_labels",
@@ -43,6 +44,9 @@ __all__ = [
 
 #: What is added to HU in storage; storage 0 is -1024 HU, which is air.
 HU_OFFSET = 1024
+
+#: The one column that is not in the index of a set.
+VOLUME = "volume"
 
 SCHEMA = pa.schema(
     [

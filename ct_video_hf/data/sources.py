@@ -19,7 +19,7 @@ from .table_layout import TableLayout
 if TYPE_CHECKING:
     from .phantom import PhantomParameters
 
-__all__ = ["SOURCES", "Source", "open_source", "prepare"]
+__all__ = ["GENERATED", "SOURCES", "Source", "open_source", "prepare"]
 
 
 _COMMON = ("data_dir", "workers", "progress")
@@ -235,6 +235,10 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "phantom_video": _phantom_video,
     "lidc_idri": _lidc_idri,
 }
+
+
+#: Sources that make their scans themselves: these need no data folder.
+GENERATED = ("phantom", "phantom_video")
 
 
 def open_source(

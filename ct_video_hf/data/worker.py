@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..dicom import CTVolume
     from ..dicom.report import Finding
 
-__all__ = ["StudyTask", "fingerprint", "prepare_study"]
+__all__ = ["StudyTask", "fingerprint", "prepare_study", "scan_fingerprint"]
 
 
 _FINDINGS = "ct_video_hf.dicom.findings"  # the reader's logger
@@ -65,7 +65,11 @@ class StudyTask:
 
 def fingerprint(task: StudyTask) -> str:
     """Changes when a file of the scan is added, removed, resized or rewritten."""
-    path = task.entry.path
+    return scan_fingerprint(task.entry.path, task.salt)
+
+
+def scan_fingerprint(path: Path, salt: str = "") -> str:
+    """HMAC of the relative path, size and time of every file of a scan."""
     if not path.exists():
         return "missing"
     if path.is_dir():
@@ -74,7 +78,7 @@ def fingerprint(task: StudyTask) -> str:
         status = path.stat()
         found = [f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}"]
     text = "\n".join(found).encode(errors="surrogateescape")
-    return hmac.new(task.salt.encode(), text, hashlib.sha256).hexdigest()[:32]
+    return hmac.new(salt.encode(), text, hashlib.sha256).hexdigest()[:32]
 
 
 def _file_stamps(folder: str, inside: str) -> Iterator[str]:
@@ -94,6 +98,12 @@ def _file_stamps(folder: str, inside: str) -> Iterator[str]:
 
 def prepare_study(task: StudyTask, target: str) -> dict[str, Any]:
     """Read and write one study; runs in a worker. Returns its record, or a reject."""
+    read = _read(task)
+    return read if isinstance(read, dict) else _store(task, read, target)
+
+
+def _read(task: StudyTask) -> tuple[CTVolume, str] | dict[str, str]:
+    """The volume and the fingerprint of its files, or a reject."""
     from ..dicom import read_ct  # outside the try: a broken installation is no broken study
 
     try:
@@ -106,17 +116,23 @@ def prepare_study(task: StudyTask, target: str) -> dict[str, Any]:
                 in_plane=task.size,
                 workers=task.threads,
             )
-        unwanted = [f for f in volume.report.findings if f.code in task.reject]
-        if unwanted:
-            return {"study": task.study_id, "code": unwanted[0].code, "reason": _told(unwanted)}
+    except Exception as error:  # whatever a broken file provokes must not end the run
+        return _rejected(task, error)
+    unwanted = [f for f in volume.report.findings if f.code in task.reject]
+    if unwanted:
+        return {"study": task.study_id, "code": unwanted[0].code, "reason": _told(unwanted)}
+    return volume, stamp
+
+
+def _store(task: StudyTask, read: tuple[CTVolume, str], target: str) -> dict[str, Any]:
+    """Write what was read; the record, or a reject where the labels do not fit the scan."""
+    volume, stamp = read
+    try:
         row = _row(task, volume)
         marks = task.entry.marks
         remarks = [] if marks is None else marks.remarks(volume.slice_ids, row["z_mm"])
-    except Exception as error:  # whatever a broken file provokes must not end the run
-        reject = {"study": task.study_id, **_reject(error)}
-        if task.study_id != task.entry.study:  # the name is a secret
-            reject["reason"] = reject["reason"].replace(task.entry.path.name, task.study_id)
-        return reject
+    except Exception as error:
+        return _rejected(task, error)
     size, digest = write_row(row, Path(target))
     return {
         "study_id": task.study_id,
@@ -135,6 +151,13 @@ def prepare_study(task: StudyTask, target: str) -> dict[str, Any]:
         "fingerprint": stamp,
         "row": task.row_digest,
     }
+
+
+def _rejected(task: StudyTask, error: Exception) -> dict[str, str]:
+    reject = {"study": task.study_id, **_reject(error)}
+    if task.study_id != task.entry.study:  # the name is a secret
+        reject["reason"] = reject["reason"].replace(task.entry.path.name, task.study_id)
+    return reject
 
 
 @contextmanager

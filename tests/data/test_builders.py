@@ -1,11 +1,13 @@
+import os
+
 import pytest
 from datasets import DatasetDict, IterableDataset, load_dataset
 
 from ct_video_hf import load_ct_dataset
-from ct_video_hf.data.builders import CTPreparedSet
+from ct_video_hf.data.builders import CTPreparedSet, CTSources
 from ct_video_hf.data.errors import CTDataError
 from ct_video_hf.data.prepared import PrepareOptions
-from ct_video_hf.data.sources import prepare
+from ct_video_hf.data.sources import SOURCES, prepare
 from tests.support.dicom_folders import write_folder_set
 
 
@@ -94,10 +96,55 @@ def test_builder_cache_key_follows_the_set(tmp_path):
     assert len(keys) == 2
 
 
+def sources(scans, tmp_path, **options):
+    return CTSources(
+        "folder", data_dir=scans, cache_dir=tmp_path / "cache", progress=False, size=32, **options
+    )
+
+
+def test_every_source_is_a_configuration_of_the_builder():
+    assert [config.name for config in CTSources.BUILDER_CONFIGS] == list(SOURCES)
+    with pytest.raises(CTDataError, match="no source 'lidc'; known are folder"):
+        CTSources("lidc", data_dir=".")
+
+
+def test_builder_streams_and_converts_scans(scans, tmp_path):
+    mapped = load_ct_dataset(
+        "folder", data_dir=scans, cache_dir=tmp_path / "cache", size=32, progress=False
+    )
+    builder = sources(scans, tmp_path)
+    stream = builder.as_streaming_dataset("train")
+    assert stream.num_shards == 4
+    assert list(stream) == list(mapped["train"])
+    through = load_ct_dataset(
+        "folder", "test", data_dir=scans, cache_dir=tmp_path / "cache", size=32, progress=False,
+        streaming=True,
+    )  # fmt: skip
+    assert list(through) == list(mapped["test"])
+    builder.download_and_prepare(str(tmp_path / "parquet"), file_format="parquet", num_proc=2)
+    data = load_dataset(str(tmp_path / "parquet"), cache_dir=str(tmp_path / "cache"))
+    assert list(data["train"]) == list(mapped["train"])
+    assert len(list((tmp_path / "cache").glob("ct_video_hf/folder-*"))) == 1  # prepared once
+
+
+def test_builder_key_follows_the_scans_the_table_and_the_options(tmp_path):
+    scans = write_folder_set(tmp_path / "scans")
+    keys = [sources(scans, tmp_path).cache_dir, sources(scans, tmp_path).cache_dir]
+    assert len(set(keys)) == 1
+    os.utime(next((scans / "s1").iterdir()), ns=(0, 1))
+    keys.append(sources(scans, tmp_path).cache_dir)
+    table = (scans / "labels.csv").read_text().replace("s0,0", "s0,1")
+    (scans / "labels.csv").write_text(table)
+    keys.append(sources(scans, tmp_path).cache_dir)
+    keys.append(sources(scans, tmp_path, policy="warn").cache_dir)
+    keys.append(sources(scans, tmp_path, licence="CC0").cache_dir)
+    assert len(set(keys)) == 5
+
+
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("nowhere", {}, "neither the folder of a prepared set nor a source"),
+        ("nowhere", {}, "neither the folder of a prepared set, nor a Hub repo"),
         ("folder", {}, "needs data_dir"),
         ("folder", {"data_dir": ".", "sise": 3}, "no option sise"),
         (".", {"size": 3}, "size: applies to a source"),

@@ -1,0 +1,252 @@
+"""Pushing a prepared set to a dataset repository: plain Parquet, resumable, never ``private/``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data.errors import CTDataError
+from ..data.export import Shard, plan_shards, published_names, write_shard
+from ..data.manifest import read_manifest
+from ..data.sharing import refuse_public
+from ..progress import study_progress
+
+__all__ = ["PushSummary", "push_set"]
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 5
+#: What of the manifest goes along; the rest is the studies, which are in the shards.
+_PUBLIC = ("format", "versions", "provenance", "label_names", "splits", "rejected")
+
+
+@dataclass(frozen=True)
+class PushSummary:
+    """What a push did: shards of the set, how many of them were there already, and the commit."""
+
+    repo: str
+    private: bool
+    studies: int
+    shards: int
+    kept: int
+    commit: str
+
+
+def push_set(
+    folder: str | os.PathLike,
+    repo: str,
+    *,
+    private: bool = True,
+    study_names: bool = False,
+    shard_bytes: int = 500_000_000,
+    token: str | None = None,
+    progress: bool = True,
+) -> PushSummary:
+    """Push a prepared set to the dataset repository ``repo`` of the Hub.
+
+    Shards of Parquet, one study a row group, are written one at a time and pushed each with its own
+    commit; the last commit brings the card that names them, the split and fraction files, and takes
+    away the shards of an earlier push, so that readers see the old set or the new one. A push that
+    was cut off goes on where it stopped. ``load_ct_dataset(repo)`` reads the set back.
+
+    Parameters
+    ----------
+    folder : path
+        Of the prepared set. Only its studies, card, split and fraction files leave; never
+        ``private/``, and no study that was rejected.
+    repo : str
+        ``user/name``; made when it is not there.
+    private : bool
+        Whether the repository has to be private, or public.
+    study_names : bool
+        Publish the names of studies as they are, as is right for public data sets; otherwise they
+        become salted hashes.
+    shard_bytes : int
+        About how large a shard is before compression.
+    token : str, optional
+        None takes the one that ``hf auth login`` left.
+    progress : bool
+
+    Raises
+    ------
+    CTDataError
+        When the set must not be public, the repository is not as private as was asked, the folder
+        is no whole set, or the Hub refuses.
+    """
+    from huggingface_hub import HfApi
+
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    names = published_names(manifest, None if study_names else _salt(folder, manifest))
+    shards = plan_shards(manifest, names, shard_bytes)
+    api = HfApi(token=token)
+    refuse_public(manifest, private=private)  # before anything is made
+    _open_repo(api, repo, manifest, private)
+    tree = _retried(lambda: list(api.list_repo_tree(repo, repo_type="dataset", recursive=True)))
+    there = {entry.path: entry.size for entry in tree if hasattr(entry, "size")}
+    todo = [shard for shard in shards if shard.path not in there]
+    sizes = {shard.path: there.get(shard.path, 0) for shard in shards}
+    shown = study_progress(
+        todo, len(shards), done=len(shards) - len(todo), what="pushing", show=progress
+    )
+    for shard in shown:
+        sizes[shard.path] = _push_shard(api, repo, folder, shard)
+    stale = sorted(path for path in there if path.startswith("data/") and path not in sizes)
+    commit = _push_card(api, repo, folder, manifest, shards, sizes, names, stale)
+    return PushSummary(repo, private, len(names), len(shards), len(shards) - len(todo), commit.oid)
+
+
+def _salt(folder: Path, manifest: dict[str, Any]) -> str | None:
+    if manifest["parameters"].get("hashed_study_ids"):
+        return None  # they are hashes already
+    path = folder / "private" / "salt"
+    if not path.is_file():
+        raise CTDataError(
+            f"{folder.name} has no private/salt, which turns the names of studies into hashes: "
+            "push from the folder that was prepared, or say that the names may be published "
+            "(study_names, --study-names)"
+        )
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _open_repo(api: Any, repo: str, manifest: dict[str, Any], private: bool) -> None:
+    """Make the repository, or check that it is as private as was asked."""
+    _retried(lambda: api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True))
+    held = bool(_retried(lambda: api.repo_info(repo, repo_type="dataset")).private)
+    refuse_public(manifest, private=held)
+    if held != private:
+        is_, asked = ("private", "public") if held else ("public", "private")
+        raise CTDataError(
+            f"the repository {repo} is {is_}, and {asked} was asked for: change it on the Hub, or "
+            "ask for what it is"
+        )
+
+
+def _push_shard(api: Any, repo: str, folder: Path, shard: Shard) -> int:
+    with tempfile.TemporaryDirectory(prefix="ct-video-hf-") as name:
+        file = Path(name) / "shard.parquet"
+        size = write_shard(shard, folder, file)
+        _retried(
+            lambda: api.upload_file(
+                path_or_fileobj=file,
+                path_in_repo=shard.path,
+                repo_id=repo,
+                repo_type="dataset",
+                commit_message=f"{shard.split} shard {shard.number + 1} of {shard.of}",
+            )
+        )
+    return size
+
+
+def _push_card(api, repo, folder, manifest, shards, sizes, names, stale) -> Any:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    files = {
+        "README.md": _card(repo, folder, shards, sizes),
+        "set.json": _described(manifest),
+        "splits.csv": _renamed(folder / "splits.csv", names),
+        "fractions.csv": _renamed(folder / "fractions.csv", names),
+    }
+    operations = [
+        CommitOperationAdd(path_in_repo=path, path_or_fileobj=text.encode())
+        for path, text in files.items()
+    ]
+    operations += [CommitOperationDelete(path_in_repo=path) for path in stale]
+    return _retried(
+        lambda: api.create_commit(
+            repo, operations, repo_type="dataset", commit_message="Prepared set"
+        )
+    )
+
+
+def _card(repo: str, folder: Path, shards: list[Shard], sizes: dict[str, int]) -> str:
+    """The set's data card with ``dataset_info`` and the files of each split at its head."""
+    import datasets
+    from huggingface_hub import DatasetCard
+
+    from ..data.labels import SPLITS
+    from ..data.rows import SCHEMA
+
+    card = DatasetCard((folder / "README.md").read_text(encoding="utf-8"))
+    card.text = card.text.replace("path/to/this/folder", repo)
+    parts, files = datasets.SplitDict(), []
+    for split in SPLITS:
+        own = [shard for shard in shards if shard.split == split]
+        if own:
+            count = sum(len(shard.records) for shard in own)
+            size = sum(shard.bytes for shard in own)
+            parts.add(datasets.SplitInfo(split, num_bytes=size, num_examples=count))
+            files.append({"split": split, "path": [shard.path for shard in own]})
+    info = datasets.DatasetInfo(
+        features=datasets.Features.from_arrow_schema(SCHEMA),
+        splits=parts,
+        download_size=sum(sizes.values()),
+        dataset_size=sum(shard.bytes for shard in shards),
+    )
+    from datasets.info import DatasetInfosDict
+
+    DatasetInfosDict({"default": info}).to_dataset_card_data(card.data)
+    card.data["configs"] = [{"config_name": "default", "data_files": files}]
+    return str(card)
+
+
+def _described(manifest: dict[str, Any]) -> str:
+    """Parameters, versions, source and counts; nothing of single studies, nothing of the salt."""
+    kept = {name: manifest[name] for name in _PUBLIC if name in manifest}
+    hidden = ("salt_check",)
+    kept["parameters"] = {k: v for k, v in manifest["parameters"].items() if k not in hidden}
+    return json.dumps(kept, indent=1, sort_keys=True) + "\n"
+
+
+def _renamed(file: Path, names: dict[str, str]) -> str:
+    """A table of studies under their published names."""
+    import csv
+    import io
+
+    out = io.StringIO()
+    with file.open(newline="", encoding="utf-8") as stream:
+        rows = csv.DictReader(stream)
+        writer = csv.DictWriter(out, rows.fieldnames or [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row | {"study": names[row["study"]]} for row in rows)
+    return out.getvalue()
+
+
+def _retried(call: Callable[[], Any]) -> Any:
+    """Call again, with growing pauses, while the Hub is busy or the connection breaks."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return call()
+        except HfHubHTTPError as error:
+            status = getattr(error.response, "status_code", None)
+            if status is not None and status < 500 and status not in (408, 429):
+                raise CTDataError(f"the Hub refuses: {_first_line(error)}") from error
+            reason = f"status {status}"
+            last: Exception = error
+        except OSError as error:  # a connection that broke, among them those of httpx2
+            reason, last = type(error).__name__, error
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore"):
+                raise
+            reason, last = type(error).__name__, error
+        if attempt < _ATTEMPTS:
+            logger.warning("the Hub did not answer (%s), attempt %d", reason, attempt)
+            time.sleep(min(2**attempt, 30) * float(os.environ.get("CT_VIDEO_HF_PAUSE", "1")))
+    raise CTDataError(
+        f"the Hub did not answer {_ATTEMPTS} times ({reason}). What is pushed stays there: the "
+        "same call goes on from it"
+    ) from last
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

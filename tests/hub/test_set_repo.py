@@ -1,0 +1,184 @@
+"""Pushing prepared sets and reading them back through the real clients, against a loopback Hub."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from ct_video_hf.data import PrepareOptions, load_prepared, prepare
+from ct_video_hf.data.manifest import read_manifest
+from tests.support.dataset_hub import DatasetHub, Repo
+from tests.support.dicom_folders import write_folder_set
+from tests.support.tiny_runs import REPOSITORY
+
+READ = """
+import hashlib, json, sys
+import numpy as np, torch
+from ct_video_hf import load_ct_dataset
+from ct_video_hf.data import ClipTransform, CTClipDataset, CTClipStream, build_clip_index
+from ct_video_hf.models.processing_ct import CTVideoProcessor
+
+def digest(item):
+    found = hashlib.sha256(item["pixel_values"].numpy().tobytes()).hexdigest()
+    return [item["clip_start"], item["labels"].tolist(), found]
+
+def clips_of(data):
+    index = build_clip_index(data, 8, 6)
+    return [digest(item) for item in CTClipDataset(data, index, transform)]
+
+processor = CTVideoProcessor(size=32, crop_size=28, num_frames=8, num_channels=1)
+transform = ClipTransform(processor, False)
+folder, repo = sys.argv[1:]
+mine = load_ct_dataset(folder, "train")
+theirs = load_ct_dataset(repo, "train")
+stream = load_ct_dataset(repo, split="train", streaming=True)
+hashed = [row["study_id"] for row in theirs]
+assert [row | {"study_id": None} for row in theirs] == [row | {"study_id": None} for row in mine]
+assert [row["study_id"] for row in stream] == hashed
+assert stream.features == theirs.features, (stream.features, theirs.features)
+assert stream.num_shards == 2, stream.num_shards
+expected = clips_of(mine)
+assert clips_of(theirs) == expected
+clips = CTClipStream(stream, transform, 8, 6)
+assert [digest(item) for item in clips] == expected
+loader = torch.utils.data.DataLoader(clips, batch_size=None, num_workers=2)
+assert sorted(map(str, map(digest, loader))) == sorted(map(str, expected))
+half = load_ct_dataset(repo, fraction=0.5)
+assert {name: len(part) for name, part in half.items()} == {"train": 2, "test": 2}
+print(json.dumps(hashed))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sets")
+    scans = write_folder_set(root / "scans")
+    (scans / "broken").mkdir()
+    with (scans / "labels.csv").open("a") as table:
+        table.write("broken,0,,,p9,train\n")
+    options = PrepareOptions(size=32)
+    prepare("folder", scans, root / "set", options=options, licence="CC0", progress=False)
+    return root / "set"
+
+
+def call(hub, home, *words):
+    environment = hub.environment(home) | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *map(str, words)], env=environment, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+
+
+def push(hub, home, folder, *more):
+    words = ("-m", "ct_video_hf", "push", folder, "tester/ct-set", "--json", "-q", *more)
+    return call(hub, home, *words)
+
+
+def test_pushed_and_read_back_and_streamed_the_same(folder, tmp_path):
+    with DatasetHub(busy_commits=2) as hub:
+        done = push(hub, tmp_path, folder, "--shard-mb", "1")
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert (told["studies"], told["shards"], told["kept"]) == (6, 2, 0)
+        repo = hub.repos["tester/ct-set"]
+        assert repo.private
+        # a smaller shard size makes other shards; the first ones go with the same commit
+        first = {path for path in repo.files if path.endswith(".parquet")}
+        code = (
+            "import sys; from ct_video_hf.hub.set_repo import push_set;"
+            "print(push_set(sys.argv[1], 'tester/ct-set', shard_bytes=130_000, progress=False))"
+        )
+        done = call(hub, tmp_path, "-c", code, folder)
+        assert done.returncode == 0, done.stderr
+        second = {path for path in repo.files if path.endswith(".parquet")}
+        assert len(second) == 3
+        assert len(first - second) == 1
+        read = call(hub, tmp_path, "-c", READ, folder, "tester/ct-set")
+        assert read.returncode == 0, read.stderr
+        names = json.loads(read.stdout.splitlines()[-1])
+        check_files(repo, names, folder)
+        requests = len(hub.log)
+        done = call(hub, tmp_path, "-c", code, folder)
+        assert "kept=3" in done.stdout
+        assert not [line for line in hub.log[requests:] if line.startswith("PUT")]
+
+
+def check_files(repo, names, folder):
+    """What lies in the repository, and that nothing else does."""
+    others = sorted(path for path in repo.files if not path.endswith(".parquet"))
+    assert others == ["README.md", "fractions.csv", "set.json", "splits.csv"]
+    card = repo.files["README.md"].decode()
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["dataset_info"]["splits"][0]["num_examples"] == 4
+    listed = [path for files in head["configs"][0]["data_files"] for path in files["path"]]
+    assert set(listed) == {path for path in repo.files if path.endswith(".parquet")}
+    assert 'load_ct_dataset("tester/ct-set"' in card
+    splits = list(csv.DictReader(io.StringIO(repo.files["splits.csv"].decode())))
+    assert [row["study"] for row in splits[:4]] == names
+    salt = (folder / "private" / "salt").read_bytes().strip()
+    secrets = [salt, b"s0", b"s5", b"broken", b"salt_check", b"fingerprint"]
+    plain = b"\n".join(repo.files[path] for path in others)
+    assert not [secret for secret in secrets if secret in plain]
+    assert not [name for name in names if name.startswith("s") or len(name) != 16]
+
+
+def test_a_push_that_is_cut_off_goes_on(folder, tmp_path):
+    code = (
+        "import sys; from ct_video_hf.hub.set_repo import push_set;"
+        "print(push_set(sys.argv[1], 'tester/ct-set', shard_bytes=1, study_names=True,"
+        " progress=False))"
+    )
+    with DatasetHub(commits_until_gone=3) as hub:
+        done = call(hub, tmp_path, "-c", code, folder)
+        assert done.returncode == 1
+        assert "did not answer 5 times (status 503). What is pushed stays there" in done.stderr
+        repo = hub.repos["tester/ct-set"]
+        assert len(repo.files) == 3  # no card: nothing that a reader takes for the set
+        hub.commits_until_gone = None
+        done = call(hub, tmp_path, "-c", code, folder)
+        assert done.returncode == 0, done.stderr
+        assert "shards=6, kept=3" in done.stdout
+        assert b"s0,train" in repo.files["splits.csv"]
+
+
+def test_what_must_not_be_public_stays_private(folder, tmp_path):
+    manifest = read_manifest(folder)
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    for entry in folder.iterdir():
+        if entry.name != "manifest.json":
+            (closed / entry.name).symlink_to(entry)
+    manifest["provenance"] |= {"name": "rsna_pe", "redistributable": False}
+    (closed / "manifest.json").write_text(json.dumps(manifest))
+    with DatasetHub() as hub:
+        done = push(hub, tmp_path, closed, "--public")
+        assert done.returncode == 1
+        assert "images of rsna_pe must not be redistributed" in done.stderr
+        assert hub.log == []  # refused before anything was said
+        hub.repos["tester/ct-set"] = Repo(private=False)
+        done = push(hub, tmp_path, closed)
+        assert "images of rsna_pe must not be redistributed" in done.stderr
+        assert hub.repos["tester/ct-set"].files == {}
+        done = push(hub, tmp_path, folder)  # may be public, but private was asked for
+        assert "tester/ct-set is public, and private was asked for" in done.stderr
+        assert hub.repos["tester/ct-set"].files == {}
+        done = push(hub, tmp_path, folder, "--public")
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_copy_without_its_salt_cannot_hash(folder, tmp_path):
+    from ct_video_hf.data.errors import CTDataError
+    from ct_video_hf.hub.set_repo import push_set
+
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for entry in folder.iterdir():
+        if entry.name != "private":
+            (copy / entry.name).symlink_to(entry)
+    assert len(load_prepared(copy, "all")) == 6
+    with pytest.raises(CTDataError, match="has no private/salt"):
+        push_set(copy, "tester/ct-set")
