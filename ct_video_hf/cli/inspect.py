@@ -15,6 +15,7 @@ examples:
   ct-video-hf inspect study.zip --policy repair --picture study.png
   ct-video-hf inspect study_folder --list-series
   ct-video-hf inspect prepared_set --json
+  ct-video-hf inspect prepared_set --report set.html --picture clips.png
 
 policies:
   strict   refuse a scan whose geometry is in doubt (default)
@@ -52,13 +53,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--picture",
         metavar="OUT.png",
         type=_png,
-        help="write the three middle planes in a lung window",
+        help="write the three middle planes in a lung window; of a set, a contact sheet of clips",
+    )
+    parser.add_argument(
+        "--report",
+        metavar="OUT.html",
+        type=_html,
+        help="of a prepared set: counts, labels, histograms and clips as one HTML file",
     )
 
 
 def _png(name: str) -> str:
-    if not name.lower().endswith(".png"):
-        raise argparse.ArgumentTypeError(f"{Path(name).name} does not end in .png")
+    return _output(name, ".png")
+
+
+def _html(name: str) -> str:
+    return _output(name, ".html")
+
+
+def _output(name: str, ending: str) -> str:
+    if not name.lower().endswith(ending):
+        raise argparse.ArgumentTypeError(f"{Path(name).name} does not end in {ending}")
     if not Path(name).absolute().parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder for {Path(name).name}")
     return name
@@ -91,6 +106,8 @@ def _run(args: argparse.Namespace) -> int:
     path = Path(args.scan)
     if _is_prepared_set(path):
         return _inspect_set(path, args)
+    if args.report:
+        args.wrong_use("--report is for prepared sets; --picture shows a scan")
     if not args.verbose:  # findings are printed below, once
         logging.getLogger("ct_video_hf.dicom").setLevel(logging.ERROR)
     from ..dicom import CTReadError
@@ -147,18 +164,56 @@ def _list_series(args: argparse.Namespace) -> int:
 def _inspect_set(path: Path, args: argparse.Namespace) -> int:
     from ..data import summarize_set
 
+    if args.report or args.picture:
+        written = _picture_set(path, args)
+    else:
+        written = []
     summary = summarize_set(path)
     if args.json:
         _print_json(summary)
         return 0
-    for name, value in summary.items():
-        if not isinstance(value, dict):
-            print(f"{name:16} {value}")
-            continue
-        print(name)
-        for key, count in value.items():
-            print(f"  {key:16} {count}")
+    _print_summary(summary)
+    for file in written:
+        print(file)
     return 0
+
+
+def _picture_set(path: Path, args: argparse.Namespace) -> list[str]:
+    from ..data.overview import describe_set, save_contact_sheet
+    from ..data.overview_page import save_page
+
+    overview = describe_set(path)
+    written = []
+    if args.report:
+        written.append(f"report       {save_page(overview, args.report)}")
+    if args.picture:
+        written.append(f"picture      {save_contact_sheet(overview, args.picture)}")
+    return written
+
+
+def _print_summary(summary: dict) -> None:
+    """A table of the splits, then everything else."""
+    splits = summary.get("splits", {})
+    if splits:
+        names = list(next(iter(splits.values())))
+        width = max(map(len, names)) + 2
+        print(" " * width + "".join(f"{split:>14}" for split in splits))
+        for name in names:
+            cells = (_cell(counts[name]) for counts in splits.values())
+            print(f"{name.replace('_', ' '):{width}}" + "".join(f"{cell:>14}" for cell in cells))
+    for name, value in summary.items():
+        if name == "splits":
+            continue
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {entry}" for key, entry in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value)) or "none"
+        head = f"{name.replace('_', ' '):16} "
+        print(textwrap.fill(f"{head}{value}", _WIDTH, subsequent_indent=" " * len(head)))
+
+
+def _cell(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
 
 
 def _print_json(document: dict) -> None:

@@ -154,13 +154,14 @@ def test_a_prepared_set_is_handed_on(tmp_path, capfd, monkeypatch):
     data = pytest.importorskip("ct_video_hf.data")
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "studies").mkdir()
-    summary = {"train": {"studies": 3, "patients": 2}, "name": "set"}
+    summary = {"splits": {"train": {"studies": 3, "patients": 2}}, "size": 32}
     monkeypatch.setattr(data, "summarize_set", lambda path: summary, raising=False)
     code, out, _ = run(capfd, tmp_path, "--json")
     assert code == 0
     assert json.loads(out) == summary
     code, out, _ = run(capfd, tmp_path)
-    assert "studies          3" in out
+    assert "studies                3" in out
+    assert "size             32" in out
 
 
 def test_a_manifest_beside_dicom_files_is_no_prepared_set(scan, capfd):
