@@ -1,11 +1,57 @@
-"""Progress bars that others show without being asked."""
+"""Progress: a bar on a terminal, lines in a log, and none that others show unasked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["no_transformers_bars"]
+__all__ = ["no_transformers_bars", "study_progress"]
+
+#: Seconds between lines where standard error is no terminal, as in the log of a batch job.
+_LINE_EVERY = 30.0
+
+
+def study_progress(
+    studies: Iterable[Any], total: int, *, done: int = 0, what: str = "preparing", show: bool = True
+) -> Iterator[Any]:
+    """The same studies, with count, rate and remaining time on standard error.
+
+    Parameters
+    ----------
+    studies : iterable
+    total, done : int
+        Of all studies, and of those that were done before.
+    what : str
+    show : bool
+    """
+    from tqdm.auto import tqdm
+
+    if not show or sys.stderr.isatty():
+        yield from tqdm(
+            studies, total=total, initial=done, desc=what, unit="study", disable=not show
+        )
+        return
+    began = said = time.monotonic()
+    for count, study in enumerate(studies, start=1):
+        yield study
+        now = time.monotonic()
+        if now - said >= _LINE_EVERY:
+            said = now
+            sys.stderr.write(f"{what}: {_line(done + count, total, count / (now - began))}\n")
+            sys.stderr.flush()
+
+
+def _line(done: int, total: int, rate: float) -> str:
+    """``120 of 7279 studies (2 %), 1.4 a second, 1 h 25 min left``"""
+    speed = f"{rate:.1f} a second" if rate >= 1 else f"{60 * rate:.1f} a minute"
+    left = round((total - done) / rate / 60)
+    hours, minutes = divmod(left, 60)
+    time_left = f"{hours} h {minutes} min" if hours else f"{minutes} min" if left else "< 1 min"
+    share = round(100 * done / total) if total else 100
+    return f"{done} of {total} studies ({share} %), {speed}, {time_left} left"
 
 
 @contextmanager

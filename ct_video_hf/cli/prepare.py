@@ -83,6 +83,10 @@ sources
 A run that is stopped or killed goes on when the same command is given again. A study that cannot be
 read is listed in rejects.csv with its reason, and the run goes on.
 
+On a cluster install the package on every node (pip install 'ct-video-hf[ray]'), start Ray with
+`ray start --head` on one of them and `ray start --address=HEAD:6379` on the others, and prepare
+with `--engine ray --address auto` on any. Scans and OUT lie on a file system that all nodes share.
+
 Never share OUT/private: it holds the salt of the hashed patient ids.
 Not for clinical use.
 """
@@ -176,7 +180,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--salt-file", type=Path, help="text file with the salt of the hashes; else a random one"
     )
     how = parser.add_argument_group("how")
-    how.add_argument("--workers", type=int, default=1, help="processes; -1 for all cores (1)")
+    how.add_argument(
+        "--workers", type=int, help="processes; -1 for all cores (1; with --engine ray -1)"
+    )
+    how.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="processes of this machine, or the workers of a Ray cluster (default: local)",
+    )
+    how.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="head of the Ray cluster, or auto for the one that this node belongs to; without it "
+        "Ray is started on this machine",
+    )
     how.add_argument("--prune", action="store_true", help="drop studies the table no longer names")
     how.add_argument("--dry-run", action="store_true", help="estimate size and time, write nothing")
     how.add_argument(
@@ -298,8 +316,8 @@ def run(args: argparse.Namespace) -> int:
     if args.labels_only:
         return _labels_only(args, source_options)
     data_dir = _data_dir(args)
-    if args.workers == 0 or args.workers < -1:
-        args.wrong_use("--workers must be at least 1, or -1 for all cores")
+    _check_engine(args)
+    from ..data.engine import engine
     from ..data.prepared import prepare_table
     from ..data.sources import open_source
     from ..data.splits import read_split_file
@@ -315,16 +333,17 @@ def run(args: argparse.Namespace) -> int:
             progress=not args.quiet,
             **source_options,
         )
-        summary = prepare_table(
-            source.table,
-            args.out,
-            options,
-            provenance=source.provenance,
-            split_file=read_split_file(args.split_file) if args.split_file else None,
-            workers=args.workers,
-            prune=args.prune,
-            progress=not args.quiet,
-        )
+        with engine(args.engine, args.address):
+            summary = prepare_table(
+                source.table,
+                args.out,
+                options,
+                provenance=source.provenance,
+                split_file=read_split_file(args.split_file) if args.split_file else None,
+                workers=args.workers,
+                prune=args.prune,
+                progress=not args.quiet,
+            )
     except KeyboardInterrupt:
         print(
             f"stopped. What is finished is kept in {args.out}: the same command goes on from there",
@@ -333,6 +352,16 @@ def run(args: argparse.Namespace) -> int:
         return 130
     _report(summary, args.json)
     return 1 if args.fail_on_reject and summary.rejected else 0
+
+
+def _check_engine(args: argparse.Namespace) -> None:
+    """Wrong use of --workers, --engine and --address; fills in the default of --workers."""
+    if args.workers is None:
+        args.workers = -1 if args.engine == "ray" else 1
+    if args.workers == 0 or args.workers < -1:
+        args.wrong_use("--workers must be at least 1, or -1 for all cores")
+    if args.address is not None and args.engine != "ray":
+        args.wrong_use("--address belongs to --engine ray")
 
 
 def _data_dir(args: argparse.Namespace) -> Path:

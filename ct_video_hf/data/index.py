@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from ..files import replacing
 from .errors import CTDataError
-from .mapped import VOLUME
-from .rows import SCHEMA, file_digest
+from .rows import SCHEMA, VOLUME, file_digest
 
 __all__ = ["SMALL_COLUMNS", "write_index"]
 

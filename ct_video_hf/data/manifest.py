@@ -20,6 +20,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 from collections import Counter
 from collections.abc import Iterable
@@ -49,6 +50,8 @@ __all__ = [
 FORMAT_VERSION = 2
 
 _FORMAT = "ct_video_hf prepared set"
+#: The names that :func:`ct_video_hf.files.replacing` writes under.
+_HALF_WRITTEN = re.compile(r"\.\d+-.+")
 _LIBRARIES = ("numpy", "opencv-python-headless", "pyarrow", "pydicom", "imagecodecs")
 
 
@@ -186,9 +189,17 @@ class SetFolder:
                     "never a mixture: choose a new folder, or delete this one."
                 )
         self.studies.mkdir(parents=True, exist_ok=True)
-        for leftover in self.studies.glob(".*.partial"):  # of a run that was killed
-            leftover.unlink()
+        self._remove_leftovers()
         write_text(path, json.dumps(parameters, indent=1, sort_keys=True) + "\n")
+
+    def _remove_leftovers(self) -> None:
+        """Half-written files of a run that was killed; the lock says that none is at work."""
+        for leftover in self.studies.glob(".*.partial"):
+            leftover.unlink()
+        for folder in (self.path, self.private):
+            for entry in folder.iterdir() if folder.is_dir() else ():
+                if _HALF_WRITTEN.match(entry.name):
+                    entry.unlink()
 
     # ---- the records of finished studies ---------------------------------------------------------
 

@@ -18,11 +18,9 @@ import pyarrow as pa
 from datasets.table import IndexedTableMixin, TableBlock, table_cast, table_flatten
 
 from .errors import CTDataError
+from .rows import VOLUME
 
-__all__ = ["VOLUME", "MappedSetTable"]
-
-#: The one column that is not in the index.
-VOLUME = "volume"
+__all__ = ["MappedSetTable"]
 
 #: What ``datasets`` asks of a block besides reading: each gives a new table.
 _TRANSFORMS = (

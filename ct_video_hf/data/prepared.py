@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from ..dicom.findings import FINDING_CODES
 from ..files import write_csv
+from ..progress import study_progress
 from .card import write_data_card
+from .engine import in_cluster
 from .errors import CTDataError
 from .labels import SPLITS, LabelsTable
 from .manifest import (
@@ -35,7 +35,7 @@ from .manifest import (
     salted_hash,
     versions,
 )
-from .splits import PAPER_FRACTIONS, assign_splits
+from .splits import PAPER_FRACTIONS, assign_splits, write_fraction_file
 from .worker import StudyTask, fingerprint, prepare_study
 
 __all__ = ["PrepareOptions", "PrepareSummary", "Provenance", "prepare_table"]
@@ -170,8 +170,8 @@ def prepare_table(
     split_file : dict, optional
         study -> split, see :func:`.splits.read_split_file`; wins over the table.
     workers : int
-        Worker processes; -1 takes all cores. Inside ``joblib.parallel_config`` of another backend
-        (Ray) that backend does the work.
+        Worker processes; -1 takes all cores. Inside :func:`.engine.engine` with a Ray cluster its
+        workers do the work, -1 being all of its cores.
     prune : bool
         Remove studies from the set that the table no longer names, instead of refusing.
     progress : bool
@@ -195,7 +195,7 @@ def prepare_table(
     splits = assign_splits(table, options.fractions, options.split_seed, split_file)
     with _only_run(folder):
         tasks, parameters = _plan(table, splits, folder, options, provenance)
-        if workers != 1:  # the processes share the cores
+        if workers != 1 or in_cluster():  # the processes share the cores
             tasks = [replace(task, threads=1) for task in tasks]
         folder.open(parameters)
         records, todo = _compare(folder, tasks, prune, progress)
@@ -302,14 +302,10 @@ def _compare(
     # threads: looking at thousands of files is waiting, on a network drive above all
     with ThreadPoolExecutor(8) as pool:
         current = pool.map(_is_current, known, [records[task.study_id] for task in known])
-        bar = tqdm(
-            current,
-            total=len(known),
-            desc="checking prepared studies",
-            unit="study",
-            disable=None if progress and known else True,
+        shown = study_progress(
+            current, len(known), what="checking prepared studies", show=progress and bool(known)
         )
-        kept = {task.study_id for task, same in zip(known, bar, strict=True) if same}
+        kept = {task.study_id for task, same in zip(known, shown, strict=True) if same}
     if len(kept) < len(known):
         logger.warning("inputs or labels of %d studies have changed", len(known) - len(kept))
     todo = [task for task in tasks if task.study_id not in kept]
@@ -358,32 +354,48 @@ def _work(
     rejects = []
     pool = Parallel(n_jobs=workers, return_as="generator_unordered")
     results = pool(delayed(prepare_study)(task, str(folder.study_file(task.key))) for task in todo)
-    bar = tqdm(
-        results,
-        total=len(todo) + len(records),
-        initial=len(records),
-        desc="preparing",
-        unit="study",
-        disable=None if progress else True,
+    shown = study_progress(
+        results, len(todo) + len(records), done=len(records), what="preparing", show=progress
     )
     try:
         with journal.open("a", encoding="utf-8", newline="\n") as stream:
-            for result in bar:
+            for result in shown:
                 if "reason" in result:
                     rejects.append(result)
                     logger.warning("study left out: %s", result["reason"])
                     continue
-                for remark in result["remarks"]:
-                    logger.warning("study %s: %s", result["study_id"], remark)
+                _see(folder, result)
                 records[result["study_id"]] = result
                 stream.write(journal_line(result))
                 stream.flush()
     except TerminatedWorkerError as error:
-        raise CTDataError(
-            "a worker process died, most likely for want of memory. What is finished is kept: run "
-            "the same command again with fewer workers."
-        ) from error
+        raise CTDataError(_WORKER_DIED) from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] == "ray":  # a node or a worker of a cluster
+            raise CTDataError(f"{_WORKER_DIED} Ray says: {type(error).__name__}") from error
+        raise
     return rejects
+
+
+_WORKER_DIED = (
+    "a worker process died, most likely for want of memory. What is finished is kept: run the same "
+    "command again with fewer workers."
+)
+
+
+def _see(folder: SetFolder, record: dict[str, Any]) -> None:
+    """Refuse a study that was written where this process does not see it."""
+    file = folder.study_file(record["key"])
+    try:
+        size = file.stat().st_size
+    except FileNotFoundError:
+        size = None
+    if size != record["bytes"]:
+        raise CTDataError(
+            f"a worker wrote a study that is not in {folder.path.name} as this process sees it: "
+            "every node must see the set's folder, and the scans, under the same path (a shared "
+            "file system)"
+        )
 
 
 def _finish(
@@ -421,5 +433,6 @@ def _finish(
         "studies": members,
     }
     _write_side_tables(folder, tasks, records, table)
+    write_fraction_file(folder.path / "fractions.csv", members)
     write_data_card(folder.path, manifest, rejects)
     folder.finish(manifest, rejects)

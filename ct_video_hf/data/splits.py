@@ -11,12 +11,14 @@ import csv
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..files import write_csv
 from .errors import CTDataError
 from .labels import SPLITS, LabelsTable
+from .manifest import is_positive
 
 __all__ = [
     "PAPER_FRACTIONS",
@@ -24,8 +26,12 @@ __all__ = [
     "nested_fractions",
     "read_split_file",
     "split_patients",
+    "write_fraction_file",
     "write_split_file",
 ]
+
+#: Training set sizes that :func:`write_fraction_file` says the members of.
+PUBLISHED_FRACTIONS = (0.01, 0.05, 0.10, 0.25, 0.50, 1.0)
 
 #: Shares of train, validation and test in the study.
 PAPER_FRACTIONS = (0.70, 0.15, 0.15)
@@ -169,21 +175,51 @@ def nested_fractions(
     bad = [fraction for fraction in fractions if not 0 < fraction <= 1]
     if bad:
         raise CTDataError(f"fractions {bad}: each must be above 0 and at most 1")
-    is_positive: dict[Hashable, bool] = {}
+    hit: dict[Hashable, bool] = {}
     for patient, flag in zip(patients, positive, strict=True):
-        is_positive[patient] = is_positive.get(patient, False) or bool(flag)
+        hit[patient] = hit.get(patient, False) or bool(flag)
     random = np.random.RandomState(seed)
     orders = []
     for stratum in (True, False):
-        members = [patient for patient, flag in is_positive.items() if flag == stratum]
+        members = [patient for patient, flag in hit.items() if flag == stratum]
         orders.append([members[place] for place in random.permutation(len(members))])
     result = {}
     for fraction in fractions:
         chosen: set[Hashable] = set()
         for order in orders:
             chosen.update(order[: max(1, int(np.floor(fraction * len(order) + 0.5)))])
-        result[fraction] = [patient for patient in is_positive if patient in chosen]
+        result[fraction] = [patient for patient in hit if patient in chosen]
     return result
+
+
+def write_fraction_file(
+    path: str | os.PathLike, studies: Sequence[Mapping[str, Any]], seed: int = 0
+) -> Path:
+    """Write which training studies belong to which data fraction: what can be published.
+
+    The CSV has a row a training study: its name and the smallest fraction of
+    :data:`PUBLISHED_FRACTIONS` that holds it; every larger one holds it too.
+
+    Parameters
+    ----------
+    path : path
+    studies : sequence of mapping
+        The records of a manifest, in their order.
+    seed : int
+        Of :func:`nested_fractions`.
+    """
+    train = [study for study in studies if study["split"] == "train"]
+    patients = [study["patient_hash"] for study in train]
+    positive = [is_positive(study) for study in train]
+    drawn = nested_fractions(patients, positive, PUBLISHED_FRACTIONS, seed) if train else {}
+    smallest: dict[Hashable, float] = {}
+    for fraction in sorted(drawn, reverse=True):
+        smallest |= dict.fromkeys(drawn[fraction], fraction)
+    rows = [
+        {"study": study["study_id"], "fraction": f"{smallest[study['patient_hash']]:g}"}
+        for study in train
+    ]
+    return write_csv(path, ("study", "fraction"), rows)
 
 
 def write_split_file(path: str | os.PathLike, splits: Mapping[str, str]) -> Path:

@@ -13,6 +13,7 @@ from ct_video_hf.data.splits import (
     nested_fractions,
     read_split_file,
     split_patients,
+    write_fraction_file,
     write_split_file,
 )
 
@@ -121,3 +122,23 @@ def test_fractions_are_nested_stratified_and_by_patient():
 def test_fractions_are_the_same_everywhere():
     drawn = nested_fractions(range(50), [number % 3 == 0 for number in range(50)], [0.2])
     assert drawn[0.2] == [3, 7, 17, 18, 19, 24, 28, 32, 43, 46]
+
+
+def test_fraction_file_says_the_smallest_fraction_of_each_training_study(tmp_path):
+    studies = [
+        {"study_id": f"s{n}", "patient_hash": f"p{n // 2}", "labels": [float(n % 10 == 0)],
+         "split": "train" if n < 400 else "test"}
+        for n in range(420)
+    ]  # fmt: skip
+    path = write_fraction_file(tmp_path / "fractions.csv", studies)
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    assert rows[0] == ["study", "fraction"]
+    assert len(rows) == 401
+    patients = [study["patient_hash"] for study in studies[:400]]
+    positive = [study["labels"][0] > 0 for study in studies[:400]]
+    for fraction in (0.01, 0.05, 0.1, 0.25, 0.5, 1.0):
+        members = {study for study, smallest in rows[1:] if float(smallest) <= fraction}
+        kept = set(nested_fractions(patients, positive, [fraction])[fraction])
+        assert members == {s["study_id"] for s in studies[:400] if s["patient_hash"] in kept}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    assert digest == "658d91d1a35649fe"

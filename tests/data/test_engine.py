@@ -1,0 +1,107 @@
+"""Preparing on a real Ray cluster of two nodes on this machine, and what is refused."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ct_video_hf.cli import main
+from ct_video_hf.data.engine import engine, in_cluster
+from ct_video_hf.data.errors import CTDataError
+from ct_video_hf.data.loading import load_prepared, verify_set
+from tests.data.test_prepared import content
+from tests.support.dicom_folders import write_folder_set
+
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head with one worker and a second node with two."""
+    pytest.importorskip("ray", reason="ray is not installed (the extra ct-video-hf[ray])")
+    from ray.cluster_utils import Cluster
+
+    kept = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [REPOSITORY, kept]))
+    small = {"include_dashboard": False, "object_store_memory": 80 * 2**20}
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **small})
+    nodes.add_node(num_cpus=2, object_store_memory=80 * 2**20)
+    yield nodes.address
+    nodes.shutdown()
+    os.environ.pop("PYTHONPATH")
+    if kept is not None:
+        os.environ["PYTHONPATH"] = kept
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    return write_folder_set(tmp_path_factory.mktemp("scans") / "in", studies=10)
+
+
+@pytest.fixture
+def words(scans, tmp_path):
+    (tmp_path / "salt").write_text("a salt for tests")
+    common = ["prepare", "folder", "--data-dir", str(scans), "--size", "32", "--quiet"]
+    return [*common, "--salt-file", str(tmp_path / "salt"), "--out"]
+
+
+def where(_):
+    import ray
+
+    time.sleep(0.2)
+    return ray.get_runtime_context().get_node_id()
+
+
+def test_two_nodes_write_the_same_set_as_one_process(cluster, words, tmp_path):
+    on_cluster = [*words, str(tmp_path / "ray"), "--engine", "ray", "--address", cluster]
+    assert main(on_cluster) == 0
+    assert main([*words, str(tmp_path / "local")]) == 0
+    assert content(tmp_path / "ray") == content(tmp_path / "local")
+    assert verify_set(tmp_path / "ray") == 10
+
+
+def test_every_node_works_and_results_come_one_by_one(cluster):
+    from joblib import Parallel, delayed
+
+    with engine("ray", cluster):
+        assert in_cluster()
+        results = Parallel(n_jobs=-1, return_as="generator_unordered")(
+            delayed(where)(number) for number in range(9)
+        )
+        assert len(set(results)) == 2
+    assert not in_cluster()
+
+
+def test_a_driver_that_is_killed_goes_on_from_the_journal(cluster, words, tmp_path):
+    out = tmp_path / "set"
+    command = [sys.executable, "-m", "ct_video_hf", *words, str(out)]
+    command[command.index("32")] = "512"
+    command += ["--engine", "ray", "--address", cluster, "--workers", "2"]
+    process = subprocess.Popen(command)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("studies/*.arrow")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert main(command[3:]) == 0
+    assert verify_set(out) == len(load_prepared(out, "all")) == 10
+
+
+def test_a_cluster_that_is_not_there(words, tmp_path, capsys):
+    pytest.importorskip("ray", reason="ray is not installed (the extra ct-video-hf[ray])")
+    gone = ["--engine", "ray", "--address", "127.0.0.1:1"]
+    assert main([*words, str(tmp_path / "set"), *gone]) == 1
+    assert "no Ray cluster answers at 127.0.0.1:1" in capsys.readouterr().err
+    with (
+        pytest.raises(CTDataError, match="address belongs to the engine ray"),
+        engine("local", "x"),
+    ):
+        pass
+    with pytest.raises(SystemExit):
+        main([*words, str(tmp_path / "set"), "--address", "x"])
+    assert "--address belongs to --engine ray" in capsys.readouterr().err
