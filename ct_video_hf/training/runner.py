@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from transformers import set_seed
 
@@ -38,7 +39,7 @@ from .checkpoints import discard_partial, last_complete, remove_all
 from .groups import freeze_backbone, freeze_stages
 from .inputs import build_processor, clip_dataset, model_overrides, name_weights, plane_size
 from .lora import add_lora, merge_lora
-from .memory import keep_freed_memory
+from .memory import prepare_cpu_training
 from .options import OptionError, read_config, resolve
 from .record import hardware, public_command, public_value, versions
 from .trainer import CTTrainer
@@ -144,7 +145,7 @@ def run(
         processing_class=processor,
     )
     if args.device.type == "cpu":
-        keep_freed_memory()
+        prepare_cpu_training(model, torch.bfloat16 if args.bf16 else torch.float32)
     checkpoint = last_complete(output) if options["resume"] else None
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

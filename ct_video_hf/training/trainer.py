@@ -22,6 +22,7 @@ from .arguments import CTTrainingArguments
 from .callbacks import CodeWithPushes, ProgressOnStderr, StopStaysStopped, TrainingLog
 from .checkpoints import mark_complete
 from .groups import groups_by_plan, plan_rates
+from .memory import to_channels_last
 from .sampler import ClipSampler
 
 __all__ = ["CTTrainer", "collate_clips"]
@@ -79,7 +80,7 @@ class CTTrainer(Trainer):
         model.config.study_top_k = args.top_k
         accept_clips(model)
         if args.channels_last:
-            _to_channels_last(model)
+            to_channels_last(model)
         self._rates = plan_rates(
             model,
             layer_decay=args.layer_decay,
@@ -288,10 +289,3 @@ class CTTrainer(Trainer):
             save_total_limit=limit,
             best_model_checkpoint=self.state.best_model_checkpoint,
         )
-
-
-def _to_channels_last(model: nn.Module) -> None:
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}  # 2D networks read slices
-    for parameter in model.parameters():
-        if parameter.ndim in formats:
-            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
