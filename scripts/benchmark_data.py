@@ -376,6 +376,12 @@ def watch():
 threading.Thread(target=watch, daemon=True).start()
 prepare("folder", sys.argv[1], sys.argv[2], options=PrepareOptions(size=128), workers=2,
         progress=False)
+peak = getattr(psutil.Process().memory_info(), "peak_wset", 0)
+if not peak:
+    import resource
+    scale = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+peaks["parent"] = max(peaks["parent"], peak)
 print(json.dumps({name: value / 2**20 for name, value in peaks.items()}))
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -462,9 +463,20 @@ def _dry_run(
             f"{estimate['estimated_seconds']:.0f} s with {estimate['processes']} process(es), from "
             f"{estimate['sampled']} studies"
         )
+        free = _free_bytes(args.out)
+        if free < estimate["estimated_output_bytes"]:
+            print(f"too little room: {_size(free)} are free where {args.out.name} would lie")
     for reason in estimate["sample_rejects"]:
         print(f"would be left out: {reason}")
     return 0
+
+
+def _free_bytes(folder: Path) -> int:
+    """Free bytes where a folder would lie that need not be there yet."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def _size(count: int) -> str:

@@ -99,8 +99,14 @@ Warnings of the reader, and how many studies have them:
 {%- endif %}
 ## Columns
 
+{% if parameters.store_window -%}
+One row a study. `volume` holds the HU window of centre {{ parameters.store_window[0] }} and width
+{{ parameters.store_window[1] }} (`window`) as uint8 in (slice, row, column) order, 0 at its lower
+end and 255 at its upper; the set serves no other window. `shape`
+{%- else -%}
 One row a study. `volume` holds Hounsfield units + 1024 as little-endian uint16 in (slice, row,
-column) order, `shape` its size, `spacing` mm in the same order, `z_mm` the position of each slice,
+column) order, `shape`
+{%- endif %} its size, `spacing` mm in the same order, `z_mm` the position of each slice,
 `slice_labels` 0, 1 or -1 (unknown), empty when nothing is known of single slices\
 {% if labels | length > 1 %}, else all labels
 of the first slice, then of the next{% endif %}; `study_label` and `labels` the study's, -1 where
@@ -110,6 +116,9 @@ salt lies in `private/`, which must never be shared.
 {%- if parameters.slice_ids %}
 `slice_ids` holds SOP Instance UIDs, which identify: do not share this set.
 {%- endif %}
+
+`splits.csv` says the split of each study, `fractions.csv` the smallest of the nested shares of the
+training patients (1, 5, 10, 25, 50, 100 %) that holds it.
 
 ```python
 from ct_video_hf import load_ct_dataset

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from ..errors import CTVideoError
-from .labels import LabelsTable
+from .labels import LabelsTable, StudyEntry
 from .prepared import PrepareOptions
+from .worker import StudyTask, prepare_study
 
 __all__ = ["estimate_set"]
 
@@ -16,7 +18,7 @@ __all__ = ["estimate_set"]
 def estimate_set(
     table: LabelsTable, options: PrepareOptions | None = None, *, workers: int = 1, sample: int = 3
 ) -> dict[str, Any]:
-    """What preparing a table would take, from reading ``sample`` studies spread over it.
+    """What preparing a table would take, from preparing ``sample`` studies spread over it.
 
     Returns
     -------
@@ -27,25 +29,22 @@ def estimate_set(
     """
     from joblib import effective_n_jobs
 
-    from ..dicom import read_ct
-
     processes = effective_n_jobs(workers)
     options = options or PrepareOptions()
     entries = table.entries
     picks = sorted({round(i * (len(entries) - 1) / max(sample - 1, 1)) for i in range(sample)})
     read = written = 0
     seconds, rejects = 0.0, []
-    for place in picks:
-        began = time.monotonic()
-        try:
-            entry = entries[place]
-            volume = read_ct(entry.path, options.policy, series=entry.series, in_plane=options.size)
-        except CTVideoError as error:
-            rejects.append(str(error))
-            continue
-        seconds += time.monotonic() - began
-        read += _bytes_of(entries[place].path)
-        written += volume.hu.nbytes
+    with tempfile.TemporaryDirectory(prefix="ct-video-hf-") as folder:
+        for place in picks:
+            began = time.monotonic()
+            result = prepare_study(_task(entries[place], options), os.path.join(folder, "study"))
+            if "reason" in result:
+                rejects.append(result["reason"])
+                continue
+            seconds += time.monotonic() - began
+            read += _bytes_of(entries[place].path)
+            written += result["bytes"]
     total = sum(_bytes_of(entry.path) for entry in entries)
     share = total / read if read else None
     return {
@@ -57,6 +56,21 @@ def estimate_set(
         "sampled": len(picks),
         "sample_rejects": rejects,
     }
+
+
+def _task(entry: StudyEntry, options: PrepareOptions) -> StudyTask:
+    return StudyTask(
+        entry=entry,
+        study_id=entry.study,
+        patient_hash="",
+        split="train",
+        salt="",
+        size=options.size,
+        policy=options.policy,
+        slice_ids=options.slice_ids,
+        window=options.store_window,
+        reject=options.reject,
+    )
 
 
 def _bytes_of(path: Path) -> int:

@@ -18,7 +18,7 @@ __all__ = ["SMALL_COLUMNS", "write_index"]
 #: Every column but the volume.
 SMALL_COLUMNS = tuple(name for name in SCHEMA.names if name != VOLUME)
 
-_ROWS = 256  # of a batch: bounds the memory
+_ROWS = 64  # of a batch: each maps a study, of which the system reads more than is asked for
 
 
 def write_index(path: Path, files: Sequence[str | os.PathLike]) -> dict[str, Any]:

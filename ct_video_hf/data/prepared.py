@@ -27,6 +27,7 @@ from .engine import in_cluster
 from .errors import CTDataError
 from .labels import SPLITS, LabelsTable
 from .manifest import (
+    FORMAT_VERSION,
     SetFolder,
     count_findings,
     digest_of,
@@ -264,6 +265,7 @@ def _plan(
         _write_key(folder, tasks)
     parameters = {
         "source": provenance.name,
+        "format_version": FORMAT_VERSION,
         "size": options.size,
         "store_window": options.store_window and list(options.store_window),
         "policy": options.policy,

@@ -177,7 +177,9 @@ def study_row(
         "study_id": study_id,
         "patient_hash": patient_hash,
         "split": split,
-        "volume": _as_stored(volume.hu) if window is None else to_window(volume.hu, window),
+        "volume": _as_stored(volume.hu, volume.report.hu_min)
+        if window is None
+        else to_window(volume.hu, window),
         "window": [] if window is None else [float(value) for value in window],
         "shape": list(volume.hu.shape),
         "spacing": list(volume.spacing),
@@ -200,10 +202,11 @@ def _study_label(labels: Sequence[float]) -> int:
     return 0 if labels and min(labels) == 0 else UNKNOWN
 
 
-def _as_stored(hu: np.ndarray) -> np.ndarray:
+def _as_stored(hu: np.ndarray, lowest: int) -> np.ndarray:
     """int16 HU as uint16 HU + 1024, in place; what is below -1024 HU becomes -1024."""
     for plane in hu:
-        np.maximum(plane, -HU_OFFSET, out=plane)
+        if lowest < -HU_OFFSET:
+            np.maximum(plane, -HU_OFFSET, out=plane)
         np.add(plane, HU_OFFSET, out=plane)  # above 31743 HU it wraps, to the right bits of uint16
     return hu.view("<u2")
 
