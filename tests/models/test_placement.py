@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForVideoClassification
 
 from ct_video_hf.models import get_backbone, list_backbones
-from ct_video_hf.training.trainer import _to_channels_last
+from ct_video_hf.training.memory import to_channels_last
 from tests.support.tiny_runs import REPOSITORY, environment
 
 from .backbone_cases import tiny_clip, tiny_model
@@ -75,7 +75,7 @@ def test_channels_last_memory_gives_the_same_logits(name):
     clip = tiny_clip(name, model=model)
     with torch.no_grad():
         expected = model(clip).logits
-        _to_channels_last(model)
+        to_channels_last(model)
         torch.testing.assert_close(model(clip).logits, expected, rtol=1e-4, atol=1e-5)
 
 
