@@ -12,9 +12,15 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[name] = "1"
 
 
+_LEVEL = logging.root.level
+
+
 @pytest.fixture(autouse=True)
 def _logging_as_before():
-    """The command line sets the level of the whole process; the next test must not hear of it."""
-    level = logging.root.level
+    """The command line sets the level of the whole process; the next test must not hear of it.
+
+    Fixtures of a module may have called it before this one is set up.
+    """
+    logging.root.setLevel(_LEVEL)
     yield
-    logging.root.setLevel(level)
+    logging.root.setLevel(_LEVEL)

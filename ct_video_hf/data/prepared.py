@@ -366,6 +366,8 @@ def _work(
                     rejects.append(result)
                     logger.warning("study left out: %s", result["reason"])
                     continue
+                for remark in result["remarks"]:
+                    logger.warning("study %s: %s", result["study_id"], remark)
                 _see(folder, result)
                 records[result["study_id"]] = result
                 stream.write(journal_line(result))

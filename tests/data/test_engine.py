@@ -50,11 +50,16 @@ def words(scans, tmp_path):
     return [*common, "--salt-file", str(tmp_path / "salt"), "--out"]
 
 
-def where(_):
+def where(seen):
+    """The node that runs this; it waits until another one has come to work, for a minute."""
     import ray
 
-    time.sleep(0.2)
-    return ray.get_runtime_context().get_node_id()
+    node = ray.get_runtime_context().get_node_id()
+    (seen / node).touch()
+    deadline = time.monotonic() + 60
+    while len(list(seen.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return node
 
 
 def test_two_nodes_write_the_same_set_as_one_process(cluster, words, tmp_path):
@@ -65,13 +70,13 @@ def test_two_nodes_write_the_same_set_as_one_process(cluster, words, tmp_path):
     assert verify_set(tmp_path / "ray") == 10
 
 
-def test_every_node_works_and_results_come_one_by_one(cluster):
+def test_every_node_works_and_results_come_one_by_one(cluster, tmp_path):
     from joblib import Parallel, delayed
 
     with engine("ray", cluster):
         assert in_cluster()
         results = Parallel(n_jobs=-1, return_as="generator_unordered")(
-            delayed(where)(number) for number in range(9)
+            delayed(where)(tmp_path) for _ in range(9)
         )
         assert len(set(results)) == 2
     assert not in_cluster()
