@@ -376,12 +376,9 @@ def watch():
 threading.Thread(target=watch, daemon=True).start()
 prepare("folder", sys.argv[1], sys.argv[2], options=PrepareOptions(size=128), workers=2,
         progress=False)
-peak = getattr(psutil.Process().memory_info(), "peak_wset", 0)
-if not peak:
-    import resource
-    scale = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-peaks["parent"] = max(peaks["parent"], peak)
+if sys.platform == "linux":  # exact; getrusage would give what the starting process held
+    lines = open("/proc/self/status").read().splitlines()
+    peaks["parent"] = next(int(s.split()[1]) * 1024 for s in lines if s.startswith("VmHWM"))
 print(json.dumps({name: value / 2**20 for name, value in peaks.items()}))
 """
 
