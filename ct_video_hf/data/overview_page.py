@@ -185,11 +185,13 @@ def _chart(title: str, values: np.ndarray, unit: str, *, whole: bool = False) ->
     low, high = float(values.min()), float(values.max())
     digits = 0 if whole else 2
     said = f"{low:.{digits}f} to {high:.{digits}f} {unit}, median {np.median(values):.{digits}f}"
-    if high - low < 1e-6:
-        low, high = low - 0.5, high + 0.5
     bins = min(24, max(6, round(np.sqrt(len(values)))))
     if whole and high - low < 24:  # a bar for each number
-        low, high, bins = np.ceil(low) - 0.5, np.floor(high) + 0.5, int(high - low) + 1
+        bins = int(high - low) + 1
+        low, high = low - 0.5, high + 0.5
+    elif high - low < 1e-6:
+        bins = 5  # an odd number: the bar stands in the middle
+        low, high = low - 0.5, high + 0.5
     counts, edges = np.histogram(values, bins, (low, high))
     width, height, foot = 300, 120, 20
     step = width / bins
