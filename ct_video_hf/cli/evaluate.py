@@ -63,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                          help="processes that load data (default: 0)")  # fmt: skip
     running.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: an accelerator, "
                          "else cpu)")  # fmt: skip
+    running.add_argument("--precision", choices=("fp32", "bf16"), default="fp32",
+                         help="bf16: score as `predict --dtype bfloat16` does, and in float32 "
+                         "beside it, and tell what 16 bits change (default: fp32)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON on stdout")
 
 
@@ -75,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     if args.calibrate and (args.model is None or not Path(args.model).is_dir()):
         args.wrong_use("--calibrate needs MODEL to be a folder, which it writes into")
     from ..evaluation import (
+        compare_arithmetic,
         evaluate_predictions,
         format_metrics,
         read_calibration,
@@ -84,8 +88,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out is not None:
         check_writable(args.out)
+    exact = None
     if args.predictions is None:
-        table, rules, left_out, held = _score(args)
+        table, rules, left_out, held, exact = _score(args)
     else:
         table, rules, left_out = read_predictions(args.predictions), _rules(args, {}), None
         held = read_calibration(Path(args.predictions).parent)
@@ -103,6 +108,9 @@ def run(args: argparse.Namespace) -> int:
         calibration=None if args.calibrate else calibration,
         **how,
     )
+    if exact is not None:
+        draws = {"resamples": args.resamples, "seed": args.seed}
+        report["arithmetic"] = compare_arithmetic(exact, table, **draws, **how)
     if args.out is not None:
         _write(Path(args.out), table, report, how, args, calibration)
     if args.json:
@@ -125,15 +133,18 @@ def _rules(args: argparse.Namespace, of_model: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _score(args: argparse.Namespace) -> tuple[DataFrame, dict, dict, Calibration | None]:
-    """The predictions table, rules to score it by, what it leaves out, the model's calibration."""
+def _score(args: argparse.Namespace) -> tuple:
+    """Table, rules to score it by, what it leaves out, the model's calibration, exact table.
+
+    The last is the table in float32 where 16 bits were asked for, else None.
+    """
     import torch
 
     from ..data import load_ct_dataset
     from ..errors import CTVideoError
     from ..evaluation.score import default_device, score_clips
     from ..evaluation.tables import left_out
-    from ..inference import load_model
+    from ..inference import CTVideoPipeline, load_model
     from ..training.inputs import clip_dataset
 
     studies = load_ct_dataset(args.data, split=args.split)
@@ -150,15 +161,14 @@ def _score(args: argparse.Namespace) -> tuple[DataFrame, dict, dict, Calibration
     dataset = clip_dataset(
         studies, loaded.processor, train=False, min_positive_slices=rules["min_positive_slices"]
     )
-    table = score_clips(
-        loaded.model,
-        dataset,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        device=torch.device(args.device) if args.device else default_device(),
-        progress=not args.quiet,
-    )
-    return table, rules, left_out(dataset), loaded.calibration
+    device = torch.device(args.device) if args.device else default_device()
+    common = {"batch_size": args.batch_size, "workers": args.workers, "progress": not args.quiet}
+    table = score_clips(loaded.model, dataset, device=device, **common)
+    exact = None
+    if args.precision == "bf16":
+        narrow = CTVideoPipeline(loaded, device=device, dtype="bfloat16")
+        exact, table = table, score_clips(None, dataset, scorer=narrow.logits, **common)
+    return table, rules, left_out(dataset), loaded.calibration, exact
 
 
 def _calibration(

@@ -3,6 +3,7 @@
 from .aggregation import AGGREGATIONS, describe_aggregation, study_score
 from .bootstrap import Interval, bootstrap_intervals, delong_difference, delong_interval
 from .calibration import Calibration, fit_calibration, read_calibration
+from .comparisons import compare_arithmetic
 from .metrics import METRICS, auprc, auroc, undefined_reason
 from .predictions import aggregate, make_predictions, read_predictions, write_predictions
 from .report import evaluate_predictions, format_metrics, point_metrics, write_json
@@ -17,6 +18,7 @@ __all__ = [
     "auprc",
     "auroc",
     "bootstrap_intervals",
+    "compare_arithmetic",
     "delong_difference",
     "delong_interval",
     "describe_aggregation",

@@ -16,8 +16,9 @@ import pandas as pd
 from ..errors import CTVideoError
 from .bootstrap import Interval, delong_difference, draw_counts
 from .metrics import auroc
+from .predictions import aggregate
 
-__all__ = ["Comparison", "PairedStudies", "holm"]
+__all__ = ["Comparison", "PairedStudies", "compare_arithmetic", "holm"]
 
 
 @dataclass(frozen=True)
@@ -171,3 +172,49 @@ def _bootstrap_p(differences: np.ndarray) -> float:
         return np.nan
     below, above = (defined <= 0).sum(), (defined >= 0).sum()
     return float(min(1.0, 2 * (min(below, above) + 1) / (defined.size + 1)))
+
+
+def compare_arithmetic(
+    exact: pd.DataFrame,
+    other: pd.DataFrame,
+    *,
+    aggregation: str = "max",
+    top_k: int = 3,
+    label_from: str = "study",
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict:
+    """What another arithmetic changes in the scores of one model, ready for JSON.
+
+    Parameters
+    ----------
+    exact, other : DataFrame
+        Predictions tables of the same clips.
+    aggregation, top_k, label_from
+        See :func:`.predictions.aggregate`.
+
+    Returns
+    -------
+    dict
+        ``study_auroc_exact``, ``study_auroc``, their ``difference`` (other minus exact) with
+        ``low`` and ``high`` over patients, None where undefined; ``rank_correlation`` of clip
+        logits (Spearman); ``largest_logit_difference``.
+    """
+    rules = {"top_k": top_k, "label_from": label_from}
+    runs = {
+        name: aggregate(table, aggregation, **rules)
+        for name, table in (("exact", exact), ("other", other))
+    }
+    paired = PairedStudies(runs, resamples=resamples, seed=seed)
+    found = paired.difference([["other"]], [["exact"]])
+    ranks = exact["logit"].rank().corr(other["logit"].rank())
+    values = {
+        "study_auroc_exact": paired.auroc(["exact"]).value,
+        "study_auroc": paired.auroc(["other"]).value,
+        "difference": found.value,
+        "low": found.low,
+        "high": found.high,
+        "rank_correlation": float(ranks),
+        "largest_logit_difference": float((exact["logit"] - other["logit"]).abs().max()),
+    }
+    return {name: None if np.isnan(value) else float(value) for name, value in values.items()}

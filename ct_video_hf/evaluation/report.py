@@ -176,12 +176,23 @@ def format_metrics(report: dict) -> str:
             if point[name]["value"] is not None
         )
         lines.append(f"threshold {point['threshold']:.3f} ({point['rule']}): {rates}")
+    if "arithmetic" in report:
+        lines.append(_arithmetic_words(report["arithmetic"]))
     if "calibration" in report:
         lines.append(f"calibration: {report['calibration']['words']}")
     rule = describe_aggregation(report["aggregation"], report.get("top_k", 3))
     lines += ["", f"study score: {rule}; {report['interval']}"]
     lines += _left_out_words(report.get("left_out") or {})
     return "\n".join(lines)
+
+
+def _arithmetic_words(found: dict) -> str:
+    words = f"16 bits against float32: rank correlation of clips {found['rank_correlation']:.4f}"
+    if found["difference"] is not None:
+        words += f", study AUROC {found['difference']:+.4f}"
+    if found["low"] is not None:
+        words += f" ({found['low']:+.4f} to {found['high']:+.4f})"
+    return words
 
 
 def _left_out_words(left_out: dict) -> list[str]:

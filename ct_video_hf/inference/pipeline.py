@@ -391,6 +391,10 @@ class CTVideoPipeline:
         along = None if activations[0] is None else np.concatenate(activations)
         return np.concatenate(lengths), every, along
 
+    def logits(self, pixel_values: torch.Tensor) -> np.ndarray:
+        """Logits (clip, label) of processed clips, by this pipeline's backend and arithmetic."""
+        return self._network(pixel_values)[0]
+
     def _network(self, pixel_values: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
         pixel_values = pixel_values.to(self.device)
         narrow = self.dtype != torch.float32

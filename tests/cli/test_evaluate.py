@@ -95,3 +95,20 @@ def test_a_calibration_is_fitted_on_validation_kept_and_measured_on_test(
     assert "calibration" not in json.loads(capsys.readouterr().out), "fitted for another rule"
     with pytest.raises(SystemExit):
         main(["evaluate", "user/model", str(data), "--calibrate", "temperature"])
+
+
+def test_what_16_bits_change_is_told(trained, clip_set, capsys):
+    line = [str(trained), str(clip_set), "--resamples", "20", "--device", "cpu", "-q"]
+    assert main(["evaluate", *line, "--json"]) == 0
+    exact = json.loads(capsys.readouterr().out)
+    assert "arithmetic" not in exact
+    assert main(["evaluate", *line, "--precision", "bf16", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    found = report["arithmetic"]
+    assert found["study_auroc_exact"] == exact["study/auroc"]["value"]
+    assert found["study_auroc"] == report["study/auroc"]["value"]
+    assert found["difference"] == pytest.approx(found["study_auroc"] - found["study_auroc_exact"])
+    assert 0 < found["largest_logit_difference"] < 1
+    assert found["rank_correlation"] > 0.5
+    assert main(["evaluate", *line, "--precision", "bf16"]) == 0
+    assert "16 bits against float32: rank correlation" in capsys.readouterr().out
