@@ -71,7 +71,7 @@ def networks(name: str, which: str) -> Any:
     original = enliven(reference.full())
     if which == "original":
         return original
-    ours = create_model(name, num_labels=reference.parts(original)[2].out_features)
+    ours = create_model(name, num_labels=len(reference.parts(original)[2].weight))
     left = load_published(ours, original.state_dict(), get_backbone(name))
     assert left == [], left
     return ours
