@@ -14,7 +14,7 @@ from ..evaluation.bootstrap import Interval
 from ..evaluation.comparisons import Comparison, PairedStudies, holm
 from ..evaluation.predictions import aggregate, read_predictions
 from .config import StudyConfig
-from .grid import Cell, grid_cells
+from .grid import Cell, grid_cells, needs
 from .state import StudyState
 
 __all__ = ["MEAN", "Difference", "Estimate", "StudyResults", "analyse"]
@@ -76,6 +76,7 @@ class StudyResults:
     estimates: list[Estimate] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     rates: list[dict[str, Any]] = field(default_factory=list)
+    sources: list[dict[str, Any]] = field(default_factory=list)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     statuses: Counter = field(default_factory=Counter)
     failures: list[dict[str, Any]] = field(default_factory=list)
@@ -142,6 +143,8 @@ def analyse(config: StudyConfig) -> StudyResults:
         failure for cell in cells if (failure := state.folder(cell).failed()) is not None
     ]
     results.rates = [_rates(state, cell) for cell in cells if state.tried(cell)]
+    begun = {e.name: e for cell in cells for e in needs(config, cell) if e.role == "source"}
+    results.sources = [_source(state, cell) for cell in begun.values()]
     for data in (entry for entry in config.data if entry.evaluate):
         grid = [cell for cell in cells if cell.role == "grid" and cell.dataset == data.name]
         finished = [cell for cell in grid if state.folder(cell).finished]
@@ -171,6 +174,13 @@ def _rates(state: StudyState, cell: Cell) -> dict[str, Any]:
     except CTVideoError:
         chosen = None
     return {"cell": cell, "tried": tried, "chosen": chosen}
+
+
+def _source(state: StudyState, cell: Cell) -> dict[str, Any]:
+    """How well a run that others begin with had learned its own task."""
+    folder = state.folder(cell)
+    best = folder.record()["best_metric"] if folder.finished else None
+    return {"cell": cell, "best": best, "status": state.status(cell)}
 
 
 def _place(cells: list[Cell], model: str, arm: str, fraction: float) -> list[Cell]:

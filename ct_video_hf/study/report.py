@@ -12,7 +12,15 @@ from ..files import replacing, write_csv
 from .analysis import MEAN, StudyResults, analyse
 from .config import StudyConfig
 from .figures import plot_data_curves, plot_differences
-from .tables import Table, auroc_table, difference_table, latex, markdown, rates_table
+from .tables import (
+    Table,
+    auroc_table,
+    difference_table,
+    latex,
+    markdown,
+    rates_table,
+    sources_table,
+)
 
 __all__ = ["write_report"]
 
@@ -27,8 +35,7 @@ def _tables(results: StudyResults) -> list[Table]:
             for a, b in config.contrasts
             if any((d.dataset, d.a, d.b) == (data.name, a, b) for d in results.differences)
         ]
-    rates = rates_table(results)
-    return tables + ([rates] if rates else [])
+    return tables + [t for t in (sources_table(results), rates_table(results)) if t is not None]
 
 
 def _findings(results: StudyResults) -> list[str]:

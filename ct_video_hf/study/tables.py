@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 from .analysis import MEAN, Difference, Estimate, StudyResults
 
-__all__ = ["Table", "auroc_table", "difference_table", "latex", "markdown", "rates_table"]
+__all__ = [
+    "Table",
+    "auroc_table",
+    "difference_table",
+    "latex",
+    "markdown",
+    "rates_table",
+    "sources_table",
+]
 
 _NOT_RUN = "not run"
 
@@ -139,6 +147,25 @@ def rates_table(results: StudyResults) -> Table | None:
         title="Learning-rate search: validation value of each rate on "
         f"{results.config.search.fraction:.0%} of the training patients",
         columns=("data set", "network", "pretraining", *(f"{rate:g}" for rate in rates), "chosen"),
+        rows=tuple(rows),
+    )
+
+
+def sources_table(results: StudyResults) -> Table | None:
+    """How far the runs that others begin with had learned; None where none begin so."""
+    if not results.sources:
+        return None
+    rows = []
+    for entry in results.sources:
+        cell, best = entry["cell"], entry["best"]
+        found = entry["status"] if best is None else f"{best['name']} {_three(best['value'])}"
+        title = results.config.dataset(cell.dataset).title
+        rows.append((title, cell.model, cell.pretraining, str(cell.seed), found))
+    return Table(
+        name="beginnings",
+        title="Runs on other data that arms begin with: the value that picked their checkpoint, on "
+        "their own validation studies",
+        columns=("data set", "network", "begun from", "seed", "validation"),
         rows=tuple(rows),
     )
 

@@ -135,7 +135,12 @@ def test_status_and_report(study, capsys):
     (difference,) = numbers["differences"]
     wanted = place["in_domain"]["auroc"] - place["random"]["auroc"]
     assert difference["difference"] == pytest.approx(wanted)
-    for name in ("ct_auroc_1", "ct_in_domain_minus_random", "learning_rates"):
+    for name in (
+        "ct_auroc_1",
+        "ct_in_domain_minus_random",
+        "learning_rates",
+        "beginnings",
+    ):
         assert (path.parent / f"out/report/tables/{name}.csv").is_file()
         assert r"\toprule" in (path.parent / f"out/report/tables/{name}.tex").read_text()
 
