@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.report import write_json
+from ..evaluation.style import theme
 from ..files import replacing, write_csv
 from .analysis import MEAN, StudyResults, analyse
 from .config import StudyConfig
@@ -103,10 +104,11 @@ def write_report(config: StudyConfig, out=None, *, command: str = "") -> dict[st
     out = Path(out) if out is not None else config.folder / "report"
     results = analyse(config)
     tables = _tables(results)
-    figures = {
-        "auroc_by_studies.png": plot_data_curves(results, out / "figures/auroc_by_studies.png"),
-        "differences.png": plot_differences(results, out / "figures/differences.png"),
-    }
+    with theme("light"):
+        figures = {
+            "auroc_by_studies.png": plot_data_curves(results, out / "figures/auroc_by_studies.png"),
+            "differences.png": plot_differences(results, out / "figures/differences.png"),
+        }
     figures = {name: path for name, path in figures.items() if path is not None}
     shutil.rmtree(out / "tables", ignore_errors=True)
     for table in tables:
