@@ -62,8 +62,8 @@ def retried(call: Callable[[], Any], what: str) -> Any:
             logger.warning("%s: no answer (%s), attempt %d of %d", what, reason, attempt, _ATTEMPTS)
             time.sleep(_scale() * (min(2**attempt, 30) if pause is None else pause))
     raise HubError(
-        f"{what}: the Hub did not answer {_ATTEMPTS} times ({reason}). Check the network (and "
-        "HF_ENDPOINT). What arrived stays there, and the same command goes on from it."
+        f"{what}: the Hub did not answer {_ATTEMPTS} times ({reason}). What is pushed stays there, "
+        "and the same command goes on from it. Check the network (and HF_ENDPOINT)."
     ) from last
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +14,10 @@ from ..data.export import Shard, plan_shards, published_names, write_shard
 from ..data.manifest import read_manifest
 from ..data.sharing import refuse_public
 from ..progress import study_progress
+from .calls import retried
 
 __all__ = ["PushSummary", "push_set"]
 
-logger = logging.getLogger(__name__)
-
-_ATTEMPTS = 5
 #: What of the manifest goes along; the rest is the studies, which are in the shards.
 _PUBLIC = ("format", "versions", "provenance", "label_names", "splits", "rejected")
 
@@ -77,8 +72,10 @@ def push_set(
     Raises
     ------
     CTDataError
-        When the set must not be public, the repository is not as private as was asked, the folder
-        is no whole set, or the Hub refuses.
+        When the set must not be public, the repository is not as private as was asked, or the
+        folder is no whole set.
+    HubError
+        What the Hub refuses, or did not answer.
     """
     from huggingface_hub import HfApi
 
@@ -89,7 +86,10 @@ def push_set(
     api = HfApi(token=token)
     refuse_public(manifest, private=private)  # before anything is made
     _open_repo(api, repo, manifest, private)
-    tree = _retried(lambda: list(api.list_repo_tree(repo, repo_type="dataset", recursive=True)))
+    tree = retried(
+        lambda: list(api.list_repo_tree(repo, repo_type="dataset", recursive=True)),
+        f"push to {repo}",
+    )
     there = {entry.path: entry.size for entry in tree if hasattr(entry, "size")}
     todo = [shard for shard in shards if shard.path not in there]
     sizes = {shard.path: there.get(shard.path, 0) for shard in shards}
@@ -118,8 +118,11 @@ def _salt(folder: Path, manifest: dict[str, Any]) -> str | None:
 
 def _open_repo(api: Any, repo: str, manifest: dict[str, Any], private: bool) -> None:
     """Make the repository, or check that it is as private as was asked."""
-    _retried(lambda: api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True))
-    held = bool(_retried(lambda: api.repo_info(repo, repo_type="dataset")).private)
+    what = f"push to {repo}"
+    retried(
+        lambda: api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True), what
+    )
+    held = bool(retried(lambda: api.repo_info(repo, repo_type="dataset"), what).private)
     refuse_public(manifest, private=held)
     if held != private:
         is_, asked = ("private", "public") if held else ("public", "private")
@@ -133,14 +136,15 @@ def _push_shard(api: Any, repo: str, folder: Path, shard: Shard) -> int:
     with tempfile.TemporaryDirectory(prefix="ct-video-hf-") as name:
         file = Path(name) / "shard.parquet"
         size = write_shard(shard, folder, file)
-        _retried(
+        retried(
             lambda: api.upload_file(
                 path_or_fileobj=file,
                 path_in_repo=shard.path,
                 repo_id=repo,
                 repo_type="dataset",
                 commit_message=f"{shard.split} shard {shard.number + 1} of {shard.of}",
-            )
+            ),
+            f"push to {repo}",
         )
     return size
 
@@ -159,10 +163,11 @@ def _push_card(api, repo, folder, manifest, shards, sizes, names, stale) -> Any:
         for path, text in files.items()
     ]
     operations += [CommitOperationDelete(path_in_repo=path) for path in stale]
-    return _retried(
+    return retried(
         lambda: api.create_commit(
             repo, operations, repo_type="dataset", commit_message="Prepared set"
-        )
+        ),
+        f"push to {repo}",
     )
 
 
@@ -217,36 +222,3 @@ def _renamed(file: Path, names: dict[str, str]) -> str:
         writer.writeheader()
         writer.writerows(row | {"study": names[row["study"]]} for row in rows)
     return out.getvalue()
-
-
-def _retried(call: Callable[[], Any]) -> Any:
-    """Call again, with growing pauses, while the Hub is busy or the connection breaks."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return call()
-        except HfHubHTTPError as error:
-            status = getattr(error.response, "status_code", None)
-            if status is not None and status < 500 and status not in (408, 429):
-                raise CTDataError(f"the Hub refuses: {_first_line(error)}") from error
-            reason = f"status {status}"
-            last: Exception = error
-        except OSError as error:  # a connection that broke, among them those of httpx2
-            reason, last = type(error).__name__, error
-        except Exception as error:
-            if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore"):
-                raise
-            reason, last = type(error).__name__, error
-        if attempt < _ATTEMPTS:
-            logger.warning("the Hub did not answer (%s), attempt %d", reason, attempt)
-            time.sleep(min(2**attempt, 30) * float(os.environ.get("CT_VIDEO_HF_PAUSE", "1")))
-    raise CTDataError(
-        f"the Hub did not answer {_ATTEMPTS} times ({reason}). What is pushed stays there: the "
-        "same call goes on from it"
-    ) from last
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
