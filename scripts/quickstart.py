@@ -114,7 +114,8 @@ class Road:
             model = self.out / "slow_tiny"
             self.command("predict", model, path, "--out", table, "--pictures", pictures)
             with table.open(encoding="utf-8") as stream:
-                answers[name] = float(next(csv.DictReader(stream))["probability"])
+                row = next(csv.DictReader(stream))
+            answers[name] = (float(row["probability"]), row["calibrated"] == "True")
         return answers
 
     def _held_out(self) -> list[tuple[str, Path]]:
@@ -137,9 +138,9 @@ class Road:
                     f"  {backbone:<13} {name:<12} {entry['value']:.3f}"
                     f"  ({entry['low']:.3f} to {entry['high']:.3f})  {title}"
                 )
-        print("\nstudy probabilities (not calibrated)")
-        for name, probability in answers.items():
-            print(f"  {name:<28} {probability:.3f}")
+        print("\nstudy probabilities")
+        for name, (probability, calibrated) in answers.items():
+            print(f"  {name:<28} {probability:.3f}  {'' if calibrated else 'not '}calibrated")
         print("the last is a real patient's scan, on which this phantom model means nothing")
         print("\nwhere everything lies")
         for name, what in (
