@@ -95,12 +95,13 @@ def _phantom(
 ) -> Source:
     """Generated studies, written as DICOM by :func:`.phantom_files.write_phantom`."""
     from .phantom import PhantomParameters
-    from .phantom_files import write_phantom
 
     if isinstance(parameters, Mapping):
         parameters = PhantomParameters(**parameters)
-
-    table = write_phantom(
+    return _generated(
+        "phantom",
+        "Generated chest CT studies with nodules among vessels. A test object that says nothing "
+        "about how a network fares on patients.",
         data_dir,
         train=train,
         validation=validation,
@@ -110,16 +111,20 @@ def _phantom(
         workers=workers,
         progress=progress,
     )
-    return Source(
-        read_labels_table(table, data_dir),
-        Provenance(
-            "phantom",
-            description="Generated chest CT studies with nodules among vessels. A test object that "
-            "says nothing about how a network fares on patients.",
-            licence="Generated data, free of any claim.",
-            redistributable=True,
-        ),
+
+
+def _generated(name: str, description: str, data_dir: str | os.PathLike, **how: Any) -> Source:
+    """Generated studies; ``how`` are keywords of :func:`.phantom_files.write_phantom`."""
+    from .phantom_files import write_phantom
+
+    table = write_phantom(data_dir, **how)
+    provenance = Provenance(
+        name,
+        description=description,
+        licence="Generated data, free of any claim.",
+        redistributable=True,
     )
+    return Source(read_labels_table(table, data_dir), provenance)
 
 
 def _rsna_pe(
@@ -162,10 +167,12 @@ def _phantom_video(
     test: int = 40,
 ) -> Source:
     """Generated videos, stored as if they were scans; see :mod:`.phantom_video`."""
-    from .phantom_files import write_phantom
     from .phantom_video import VideoParameters
 
-    table = write_phantom(
+    return _generated(
+        "phantom_video",
+        "Generated videos of discs that approach or recede, stored as if their frames were slices. "
+        "Nothing in them is CT.",
         data_dir,
         train=train,
         validation=validation,
@@ -174,16 +181,6 @@ def _phantom_video(
         parameters=VideoParameters(),
         workers=workers,
         progress=progress,
-    )
-    return Source(
-        read_labels_table(table, data_dir),
-        Provenance(
-            "phantom_video",
-            description="Generated videos of discs that approach or recede, stored as if their "
-            "frames were slices. Nothing in them is CT.",
-            licence="Generated data, free of any claim.",
-            redistributable=True,
-        ),
     )
 
 
