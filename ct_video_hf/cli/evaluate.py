@@ -66,6 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     running.add_argument("--precision", choices=("fp32", "bf16"), default="fp32",
                          help="bf16: score as `predict --dtype bfloat16` does, and in float32 "
                          "beside it, and tell what 16 bits change (default: fp32)")  # fmt: skip
+    running.add_argument("--backend", choices=("auto", "eager", "fast"), default="auto",
+                         help="of --precision bf16, as of `predict` (default: auto)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON on stdout")
 
 
@@ -110,7 +112,9 @@ def run(args: argparse.Namespace) -> int:
     )
     if exact is not None:
         draws = {"resamples": args.resamples, "seed": args.seed}
-        report["arithmetic"] = compare_arithmetic(exact, table, **draws, **how)
+        truth, computed_by = exact
+        found = compare_arithmetic(truth, table, **draws, **how)
+        report["arithmetic"] = found | {"computed_by": computed_by}
     if args.out is not None:
         _write(Path(args.out), table, report, how, args, calibration)
     if args.json:
@@ -136,7 +140,8 @@ def _rules(args: argparse.Namespace, of_model: Mapping[str, Any]) -> dict[str, A
 def _score(args: argparse.Namespace) -> tuple:
     """Table, rules to score it by, what it leaves out, the model's calibration, exact table.
 
-    The last is the table in float32 where 16 bits were asked for, else None.
+    The last is the table in float32, and what computed the other one, where 16 bits were asked
+    for, else None.
     """
     import torch
 
@@ -166,8 +171,9 @@ def _score(args: argparse.Namespace) -> tuple:
     table = score_clips(loaded.model, dataset, device=device, **common)
     exact = None
     if args.precision == "bf16":
-        narrow = CTVideoPipeline(loaded, device=device, dtype="bfloat16")
-        exact, table = table, score_clips(None, dataset, scorer=narrow.logits, **common)
+        narrow = CTVideoPipeline(loaded, device=device, dtype="bfloat16", backend=args.backend)
+        other = score_clips(None, dataset, scorer=narrow.logits, **common)
+        exact, table = (table, f"{narrow.backend.name}, {narrow.backend.precision}"), other
     return table, rules, left_out(dataset), loaded.calibration, exact
 
 

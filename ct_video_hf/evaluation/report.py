@@ -192,7 +192,7 @@ def _arithmetic_words(found: dict) -> str:
         words += f", study AUROC {found['difference']:+.4f}"
     if found["low"] is not None:
         words += f" ({found['low']:+.4f} to {found['high']:+.4f})"
-    return words
+    return f"{words}; {found['computed_by']}"
 
 
 def _left_out_words(left_out: dict) -> list[str]:

@@ -110,5 +110,10 @@ def test_what_16_bits_change_is_told(trained, clip_set, capsys):
     assert found["difference"] == pytest.approx(found["study_auroc"] - found["study_auroc_exact"])
     assert 0 < found["largest_logit_difference"] < 1
     assert found["rank_correlation"] > 0.5
+    assert "eager" in found["computed_by"]
+    assert main(["evaluate", *line, "--precision", "bf16", "--backend", "fast", "--json"]) == 0
+    fast = json.loads(capsys.readouterr().out)["arithmetic"]
+    assert "fast graph" in fast["computed_by"]
+    assert fast["study_auroc_exact"] == found["study_auroc_exact"]
     assert main(["evaluate", *line, "--precision", "bf16"]) == 0
     assert "16 bits against float32: rank correlation" in capsys.readouterr().out
