@@ -2,8 +2,12 @@
 
 ``import ct_video_hf`` has to register its models with ``AutoConfig`` and its siblings, yet
 ``ct-video-hf --help`` has to answer at once, and importing transformers and torch takes seconds.
-So the registration waits: it runs right after transformers' auto module is imported, by whoever
-imports it, or at once when that has happened already.
+So the registration waits for transformers' auto modules, whoever imports them, or runs at once
+when they are there already.
+
+transformers imports its auto modules in the middle of others, such as ``modeling_utils``, which
+this package's models need whole. So the registration runs when the outermost import of a
+transformers module has ended.
 """
 
 from __future__ import annotations
@@ -11,13 +15,14 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import sys
+import threading
 from types import ModuleType
 
 __all__ = ["register_when_transformers_is_imported"]
 
-_AUTO_PACKAGE = "transformers.models.auto"
+_LIBRARY = "transformers"
+_AUTO_PACKAGE = f"{_LIBRARY}.models.auto"
 # Each of the Auto classes lives in one of these; whichever is imported first triggers us.
 _AUTO_MODULES = frozenset(
     f"{_AUTO_PACKAGE}.{name}"
@@ -26,11 +31,12 @@ _AUTO_MODULES = frozenset(
 _MODELS_PACKAGE = "ct_video_hf.models"
 
 
-class _RunAfter(importlib.abc.Loader):
-    """Loads a module as its own loader would and then imports this package's models."""
+class _Counted(importlib.abc.Loader):
+    """Loads a module as its own loader would, and tells the finder when that is done."""
 
-    def __init__(self, loader: importlib.abc.Loader) -> None:
+    def __init__(self, loader: importlib.abc.Loader, finder: _TransformersFinder) -> None:
         self._loader = loader
+        self._finder = finder
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
@@ -38,26 +44,48 @@ class _RunAfter(importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         module.__spec__.loader = self._loader
         module.__loader__ = self._loader
-        self._loader.exec_module(module)
-        importlib.import_module(_MODELS_PACKAGE)
+        running = self._finder.running
+        running.depth = getattr(running, "depth", 0) + 1
+        try:
+            self._loader.exec_module(module)
+        finally:
+            running.depth -= 1
+        if running.depth == 0:
+            self._finder.register_if_due()
 
 
-class _AutoModuleFinder(importlib.abc.MetaPathFinder):
-    """Steps aside for every import but the first one of a transformers auto module."""
+class _TransformersFinder(importlib.abc.MetaPathFinder):
+    """Watches imports of transformers' modules until the models are registered."""
+
+    def __init__(self) -> None:
+        #: ``depth``: modules of transformers that this thread is in the middle of importing.
+        self.running = threading.local()
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname not in _AUTO_MODULES:
+        if fullname != _LIBRARY and not fullname.startswith(f"{_LIBRARY}."):
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None and _MODELS_PACKAGE not in sys.modules:
-            spec.loader = _RunAfter(spec.loader)
-        return spec
+        for finder in list(sys.meta_path):
+            if finder is self or not hasattr(finder, "find_spec"):
+                continue
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _Counted(spec.loader, self)
+                return spec
+        return None
+
+    def register_if_due(self) -> None:
+        """Import this package's models once an auto module is there, and watch no longer."""
+        if not _AUTO_MODULES & sys.modules.keys():
+            return
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+            importlib.import_module(_MODELS_PACKAGE)
 
 
 def register_when_transformers_is_imported() -> None:
     """Register this package's models now if transformers' auto modules are loaded, else then."""
     if _AUTO_MODULES & sys.modules.keys():
         importlib.import_module(_MODELS_PACKAGE)
-    elif not any(isinstance(finder, _AutoModuleFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AutoModuleFinder())
+    elif not any(isinstance(finder, _TransformersFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _TransformersFinder())

@@ -48,6 +48,11 @@ assert not heavy, heavy
         "from transformers import AutoConfig; import ct_video_hf",
         "import transformers, ct_video_hf; AutoConfig = transformers.AutoConfig",
         "import ct_video_hf.models; from transformers import AutoConfig",
+        # these import an auto module in the middle of modeling_utils
+        "import ct_video_hf; from transformers import pipeline, AutoConfig",
+        "import ct_video_hf; from transformers import Trainer, AutoConfig",
+        "import ct_video_hf; from transformers import PreTrainedModel, AutoConfig",
+        "import ct_video_hf; from transformers import VideoMAEForVideoClassification, AutoConfig",
     ],
 )
 def test_auto_classes_know_the_models_whatever_is_imported_first(order):
