@@ -120,7 +120,7 @@ def push_model(
 
 
 def _push(told: ModelPush, plan: Plan, message: str, token: str | None) -> ModelPush:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     api, what = HfApi(token=token), f"push to {told.repo}"
     retried(lambda: api.create_repo(told.repo, private=told.private, exist_ok=True), what)
@@ -133,24 +133,13 @@ def _push(told: ModelPush, plan: Plan, message: str, token: str | None) -> Model
     if told.revision != "main":
         branch = {"branch": told.revision, "exist_ok": True}
         retried(lambda: api.create_branch(told.repo, **branch), what)
-    before = _tree(api, told, told.revision, what)
     # operations remember what they have uploaded, so a repeated commit sends only what is missing
-    operations: list[Any] = [
+    added = [
         CommitOperationAdd(path, str(entry) if isinstance(entry, Path) else entry)
         for path, entry in sorted(plan.files.items())
     ]
-    operations += [
-        CommitOperationDelete(path)
-        for path in sorted(before.keys() - plan.files.keys())
-        if path != ".gitattributes"
-    ]
-    commit = retried(
-        lambda: api.create_commit(
-            told.repo, operations, commit_message=message, revision=told.revision
-        ),
-        what,
-    )
-    after = _tree(api, told, commit.oid, what)
+    commit = retried(lambda: _commit(api, told, added, message), what)
+    after = retried(lambda: _tree(api, told, commit.oid), what)
     wrong = [path for path, entry in plan.files.items() if after.get(path) not in _hashes(entry)]
     if wrong:
         raise HubError(
@@ -162,14 +151,28 @@ def _push(told: ModelPush, plan: Plan, message: str, token: str | None) -> Model
     )
 
 
-def _tree(api: Any, told: ModelPush, revision: str, what: str) -> dict[str, str]:
-    """Path -> SHA-256 of a large file, git's SHA-1 of a small one."""
-    entries = retried(
-        lambda: list(api.list_repo_tree(told.repo, recursive=True, revision=revision)), what
+def _commit(api: Any, told: ModelPush, added: list[Any], message: str) -> Any:
+    """One commit that leaves what was added and nothing else.
+
+    What has to go is asked for each time: a commit whose answer was lost has taken it away already.
+    """
+    from huggingface_hub import CommitOperationDelete
+
+    kept = {operation.path_in_repo for operation in added} | {".gitattributes"}
+    gone = sorted(_tree(api, told, told.revision).keys() - kept)
+    return api.create_commit(
+        told.repo,
+        [*added, *map(CommitOperationDelete, gone)],
+        commit_message=message,
+        revision=told.revision,
     )
+
+
+def _tree(api: Any, told: ModelPush, revision: str) -> dict[str, str]:
+    """Path -> SHA-256 of a large file, git's SHA-1 of a small one."""
     return {
         entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id
-        for entry in entries
+        for entry in api.list_repo_tree(told.repo, recursive=True, revision=revision)
         if hasattr(entry, "blob_id")
     }
 
@@ -200,7 +203,7 @@ def _eval_results(facts: ModelCardFacts, dataset_id: str) -> bytes:
             task_id=metric.replace("/", "_"),
             value=round(entry["value"], 4),
             date=datetime.date.today().isoformat(),
-            notes=_notes(entry, split),
+            notes=_notes(entry, split, facts.metrics.get("confidence")),
         )
         for metric, entry in facts.metrics.items()
         if isinstance(entry, dict) and entry.get("value") is not None
@@ -210,8 +213,9 @@ def _eval_results(facts: ModelCardFacts, dataset_id: str) -> bytes:
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False).encode("utf-8")
 
 
-def _notes(entry: dict[str, Any], split: str) -> str:
+def _notes(entry: dict[str, Any], split: str, confidence: float | None) -> str:
     words = f"{split} split, n = {entry.get('n')}, {entry.get('positives')} positive"
     if entry.get("low") is not None:
-        words += f", 95 % interval {entry['low']:.3f} to {entry['high']:.3f}"
+        kind = f"{100 * confidence:.0f} % interval" if confidence else "interval"
+        words += f", {kind} {entry['low']:.3f} to {entry['high']:.3f}"
     return words

@@ -75,7 +75,7 @@ def push_set(
         When the set must not be public, the repository is not as private as was asked, or the
         folder is no whole set.
     HubError
-        What the Hub refuses, or did not answer.
+        When the Hub refuses, or does not answer.
     """
     from huggingface_hub import HfApi
 
@@ -86,11 +86,7 @@ def push_set(
     api = HfApi(token=token)
     refuse_public(manifest, private=private)  # before anything is made
     _open_repo(api, repo, manifest, private)
-    tree = retried(
-        lambda: list(api.list_repo_tree(repo, repo_type="dataset", recursive=True)),
-        f"push to {repo}",
-    )
-    there = {entry.path: entry.size for entry in tree if hasattr(entry, "size")}
+    there = retried(lambda: _sizes(api, repo), _what(repo))
     todo = [shard for shard in shards if shard.path not in there]
     sizes = {shard.path: there.get(shard.path, 0) for shard in shards}
     shown = study_progress(
@@ -98,8 +94,7 @@ def push_set(
     )
     for shard in shown:
         sizes[shard.path] = _push_shard(api, repo, folder, shard)
-    stale = sorted(path for path in there if path.startswith("data/") and path not in sizes)
-    commit = _push_card(api, repo, folder, manifest, shards, sizes, names, stale)
+    commit = _push_card(api, repo, folder, manifest, shards, sizes, names)
     return PushSummary(repo, private, len(names), len(shards), len(shards) - len(todo), commit.oid)
 
 
@@ -118,11 +113,9 @@ def _salt(folder: Path, manifest: dict[str, Any]) -> str | None:
 
 def _open_repo(api: Any, repo: str, manifest: dict[str, Any], private: bool) -> None:
     """Make the repository, or check that it is as private as was asked."""
-    what = f"push to {repo}"
-    retried(
-        lambda: api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True), what
-    )
-    held = bool(retried(lambda: api.repo_info(repo, repo_type="dataset"), what).private)
+    what, kind = _what(repo), {"repo_type": "dataset"}
+    retried(lambda: api.create_repo(repo, private=private, exist_ok=True, **kind), what)
+    held = bool(retried(lambda: api.repo_info(repo, **kind), what).private)
     refuse_public(manifest, private=held)
     if held != private:
         is_, asked = ("private", "public") if held else ("public", "private")
@@ -130,6 +123,15 @@ def _open_repo(api: Any, repo: str, manifest: dict[str, Any], private: bool) -> 
             f"the repository {repo} is {is_}, and {asked} was asked for: change it on the Hub, or "
             "ask for what it is"
         )
+
+
+def _what(repo: str) -> str:
+    return f"push to {repo}"
+
+
+def _sizes(api: Any, repo: str) -> dict[str, int]:
+    tree = api.list_repo_tree(repo, repo_type="dataset", recursive=True)
+    return {entry.path: entry.size for entry in tree if hasattr(entry, "size")}
 
 
 def _push_shard(api: Any, repo: str, folder: Path, shard: Shard) -> int:
@@ -144,12 +146,12 @@ def _push_shard(api: Any, repo: str, folder: Path, shard: Shard) -> int:
                 repo_type="dataset",
                 commit_message=f"{shard.split} shard {shard.number + 1} of {shard.of}",
             ),
-            f"push to {repo}",
+            _what(repo),
         )
     return size
 
 
-def _push_card(api, repo, folder, manifest, shards, sizes, names, stale) -> Any:
+def _push_card(api, repo, folder, manifest, shards, sizes, names) -> Any:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     files = {
@@ -158,17 +160,21 @@ def _push_card(api, repo, folder, manifest, shards, sizes, names, stale) -> Any:
         "splits.csv": _renamed(folder / "splits.csv", names),
         "fractions.csv": _renamed(folder / "fractions.csv", names),
     }
-    operations = [
+    added = [
         CommitOperationAdd(path_in_repo=path, path_or_fileobj=text.encode())
         for path, text in files.items()
     ]
-    operations += [CommitOperationDelete(path_in_repo=path) for path in stale]
-    return retried(
-        lambda: api.create_commit(
-            repo, operations, repo_type="dataset", commit_message="Prepared set"
-        ),
-        f"push to {repo}",
-    )
+
+    def commit() -> Any:
+        # asked for anew each time: a commit whose answer was lost has taken the files away already
+        there = _sizes(api, repo)
+        stale = sorted(path for path in there if path.startswith("data/") and path not in sizes)
+        gone = [CommitOperationDelete(path_in_repo=path) for path in stale]
+        return api.create_commit(
+            repo, [*added, *gone], repo_type="dataset", commit_message="Prepared set"
+        )
+
+    return retried(commit, _what(repo))
 
 
 def _card(repo: str, folder: Path, shards: list[Shard], sizes: dict[str, int]) -> str:

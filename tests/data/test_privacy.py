@@ -14,8 +14,8 @@ from pydicom.datadict import DicomDictionary
 
 from ct_video_hf.cli import main
 from tests.data.test_prepared import content
-from tests.support.dataset_hub import DatasetHub
 from tests.support.dicom_folders import write_study, write_table
+from tests.support.hub_server import HubServer
 from tests.support.tiny_runs import REPOSITORY
 
 #: What is planted by value representation; {} is the tag, so that a find says where it came from.
@@ -111,15 +111,15 @@ def test_no_identifier_is_pushed(scans, tmp_path):
     out = tmp_path / "set"
     words = ["prepare", "folder", "--data-dir", str(scans), "--size", "32", "--out", str(out)]
     assert main([*words, "--no-hash-study-ids", "-q"]) == 0
-    with DatasetHub() as hub:
+    with HubServer(tmp_path / "hub") as hub:
         done = subprocess.run(
             [sys.executable, "-m", "ct_video_hf", "push", str(out), "tester/ct-set"],
-            env=hub.environment(tmp_path) | {"PYTHONPATH": str(REPOSITORY)},
+            env=hub.env(tmp_path) | {"PYTHONPATH": str(REPOSITORY)},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert_clean(done.stdout + done.stderr, "what push says")
-        files = hub.repos["tester/ct-set"].files
+        files = hub.files("tester/ct-set", "dataset")
         assert sum(name.endswith(".parquet") for name in files) == 1
         for name, data in files.items():
             assert_clean(data, name)

@@ -11,8 +11,8 @@ import yaml
 
 from ct_video_hf.data import PrepareOptions, load_prepared, prepare
 from ct_video_hf.data.manifest import read_manifest
-from tests.support.dataset_hub import DatasetHub, Repo
 from tests.support.dicom_folders import write_folder_set
+from tests.support.hub_server import HubServer
 from tests.support.tiny_runs import REPOSITORY
 
 READ = """
@@ -66,7 +66,9 @@ def folder(tmp_path_factory):
 
 
 def call(hub, home, *words):
-    environment = hub.environment(home) | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = hub.env(home) | {
+        "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CT_VIDEO_HF_PAUSE": "0.01",
+    }  # fmt: skip
     return subprocess.run(
         [sys.executable, *map(str, words)], env=environment, capture_output=True, text=True,
         timeout=300, check=False,
@@ -79,49 +81,54 @@ def push(hub, home, folder, *more):
 
 
 def test_pushed_and_read_back_and_streamed_the_same(folder, tmp_path):
-    with DatasetHub(busy_commits=2) as hub:
+    with HubServer(tmp_path / "hub", busy_commits=2, cut_puts=1) as hub:
         done = push(hub, tmp_path, folder, "--shard-mb", "1")
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)
         assert (told["studies"], told["shards"], told["kept"]) == (6, 2, 0)
-        repo = hub.repos["tester/ct-set"]
-        assert repo.private
+        assert hub.store.load("dataset", "tester/ct-set")["private"]
         # a smaller shard size makes other shards; the first ones go with the same commit
-        first = {path for path in repo.files if path.endswith(".parquet")}
+        first = {path for path in files_of(hub) if path.endswith(".parquet")}
+        hub.set_faults(lose_commits=3)  # the third one is the card's, which takes a shard away
         code = (
             "import sys; from ct_video_hf.hub.set_repo import push_set;"
             "print(push_set(sys.argv[1], 'tester/ct-set', shard_bytes=130_000, progress=False))"
         )
         done = call(hub, tmp_path, "-c", code, folder)
         assert done.returncode == 0, done.stderr
-        second = {path for path in repo.files if path.endswith(".parquet")}
+        assert hub.faults["lose_commits"] == 0
+        second = {path for path in files_of(hub) if path.endswith(".parquet")}
         assert len(second) == 3
         assert len(first - second) == 1
         read = call(hub, tmp_path, "-c", READ, folder, "tester/ct-set")
         assert read.returncode == 0, read.stderr
         names = json.loads(read.stdout.splitlines()[-1])
-        check_files(repo, names, folder)
+        check_files(files_of(hub), names, folder)
         requests = len(hub.log)
         done = call(hub, tmp_path, "-c", code, folder)
         assert "kept=3" in done.stdout
-        assert not [line for line in hub.log[requests:] if line.startswith("PUT")]
+        assert not [line for line in hub.log[requests:] if line["method"] == "PUT"]
 
 
-def check_files(repo, names, folder):
+def files_of(hub):
+    return hub.files("tester/ct-set", "dataset")
+
+
+def check_files(files, names, folder):
     """What lies in the repository, and that nothing else does."""
-    others = sorted(path for path in repo.files if not path.endswith(".parquet"))
+    others = sorted(path for path in files if not path.endswith(".parquet"))
     assert others == ["README.md", "fractions.csv", "set.json", "splits.csv"]
-    card = repo.files["README.md"].decode()
+    card = files["README.md"].decode()
     head = yaml.safe_load(card.split("---")[1])
     assert head["dataset_info"]["splits"][0]["num_examples"] == 4
-    listed = [path for files in head["configs"][0]["data_files"] for path in files["path"]]
-    assert set(listed) == {path for path in repo.files if path.endswith(".parquet")}
+    listed = [path for part in head["configs"][0]["data_files"] for path in part["path"]]
+    assert set(listed) == {path for path in files if path.endswith(".parquet")}
     assert 'load_ct_dataset("tester/ct-set"' in card
-    splits = list(csv.DictReader(io.StringIO(repo.files["splits.csv"].decode())))
+    splits = list(csv.DictReader(io.StringIO(files["splits.csv"].decode())))
     assert [row["study"] for row in splits[:4]] == names
     salt = (folder / "private" / "salt").read_bytes().strip()
     secrets = [salt, b"s0", b"s5", b"broken", b"salt_check", b"fingerprint"]
-    plain = b"\n".join(repo.files[path] for path in others)
+    plain = b"\n".join(files[path] for path in others)
     assert not [secret for secret in secrets if secret in plain]
     assert not [name for name in names if name.startswith("s") or len(name) != 16]
 
@@ -132,17 +139,16 @@ def test_a_push_that_is_cut_off_goes_on(folder, tmp_path):
         "print(push_set(sys.argv[1], 'tester/ct-set', shard_bytes=1, study_names=True,"
         " progress=False))"
     )
-    with DatasetHub(commits_until_gone=3) as hub:
+    with HubServer(tmp_path / "hub", commits_left=3) as hub:
         done = call(hub, tmp_path, "-c", code, folder)
         assert done.returncode == 1
-        assert "did not answer 5 times (status 503). What is pushed stays there" in done.stderr
-        repo = hub.repos["tester/ct-set"]
-        assert len(repo.files) == 3  # no card: nothing that a reader takes for the set
-        hub.commits_until_gone = None
+        assert "push to tester/ct-set: the Hub did not answer 5 times (status 503)" in done.stderr
+        assert len(files_of(hub)) == 3  # no card: nothing that a reader takes for the set
+        hub.clear_faults()
         done = call(hub, tmp_path, "-c", code, folder)
         assert done.returncode == 0, done.stderr
         assert "shards=6, kept=3" in done.stdout
-        assert b"s0,train" in repo.files["splits.csv"]
+        assert b"s0,train" in files_of(hub)["splits.csv"]
 
 
 def test_what_must_not_be_public_stays_private(folder, tmp_path):
@@ -154,18 +160,22 @@ def test_what_must_not_be_public_stays_private(folder, tmp_path):
             (closed / entry.name).symlink_to(entry)
     manifest["provenance"] |= {"name": "rsna_pe", "redistributable": False}
     (closed / "manifest.json").write_text(json.dumps(manifest))
-    with DatasetHub() as hub:
+    with HubServer(tmp_path / "hub") as hub:
         done = push(hub, tmp_path, closed, "--public")
         assert done.returncode == 1
         assert "images of rsna_pe must not be redistributed" in done.stderr
         assert hub.log == []  # refused before anything was said
-        hub.repos["tester/ct-set"] = Repo(private=False)
+        make = (
+            "from huggingface_hub import create_repo;"
+            "create_repo('tester/ct-set', repo_type='dataset', private=False)"
+        )
+        assert call(hub, tmp_path, "-c", make).returncode == 0
         done = push(hub, tmp_path, closed)
         assert "images of rsna_pe must not be redistributed" in done.stderr
-        assert hub.repos["tester/ct-set"].files == {}
+        assert files_of(hub) == {}
         done = push(hub, tmp_path, folder)  # may be public, but private was asked for
         assert "tester/ct-set is public, and private was asked for" in done.stderr
-        assert hub.repos["tester/ct-set"].files == {}
+        assert files_of(hub) == {}
         done = push(hub, tmp_path, folder, "--public")
         assert done.returncode == 0, done.stderr
 

@@ -56,6 +56,10 @@ DEFAULT_FAULTS = dict(
     latency=0.0,  # seconds added to each request
     fail_put_every=0,  # every Nth PUT of an LFS object (or part) answers fail_status
     fail_commit_every=0,  # every Nth commit POST answers fail_status (nothing is committed)
+    busy_commits=0,  # how many commit POSTs answer fail_status first
+    commits_left=None,  # how many commits still work before every further one answers fail_status
+    lose_commits=0,  # how many commits are made and the connection breaks before the answer
+    cut_puts=0,  # how many PUTs of an LFS object break off in the middle
     fail_get_every=0,  # every Nth GET of /resolve answers fail_status
     fail_status=503,
     retry_after=None,  # Retry-After header on the failures above
@@ -308,6 +312,17 @@ class Handler(BaseHTTPRequestHandler):
                 headers = {} if f["retry_after"] is None else {"Retry-After": str(f["retry_after"])}
                 raise HubError(f["fail_status"], f"injected fault: {what} #{n}", body=headers)
 
+    def take(self, name):
+        """Use up one of a counted fault; whether one was left."""
+        with self.hub.lock:
+            left = self.hub.faults[name]
+            self.hub.faults[name] = max(left - 1, 0)
+        return left > 0
+
+    def cut(self):
+        self.connection.shutdown(socket.SHUT_RDWR)
+        raise ConnectionError("injected fault: the connection breaks")
+
     def handle_any(self):
         self._body, self._status, started = None, 0, time.time()
         with self.hub.lock:
@@ -484,6 +499,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(obj={})
         if s[:1] == ["agent-harnesses"] or s[0].endswith("-tags-by-type"):
             return self.send(obj={})
+        if s[:1] == ["collections"]:
+            return self.collections(s[1:])
         if s and s[0] in ("models", "datasets", "spaces"):
             rtype = s[0][:-1]
             if len(s) == 1:
@@ -876,12 +893,60 @@ class Handler(BaseHTTPRequestHandler):
             )
         self.send(obj=items[start : start + size], headers=headers)
 
+    # ------------------------------------------------------------------ collections
+    def collections(self, s):
+        found, lock = self.hub.collections, self.hub.lock
+        if not s and self.command == "GET":
+            owner = self.q.get("owner", [None])[0]
+            seen = [c for c in found.values() if owner in (None, c["owner"]["name"])]
+            return self.page(
+                [c for c in seen if not c["private"] or self.in_ns(c["owner"]["name"])]
+            )
+        if not s and self.command == "POST":
+            d = self.json()
+            self.need_write(d["namespace"])
+            words = re.sub(r"[^a-z0-9]+", "-", d["title"].lower()).strip("-")
+            slug = f"{d['namespace']}/{words}-{hashlib.md5(words.encode()).hexdigest()[:24]}"
+            with lock:
+                if slug in found:
+                    return self.send(409, dict(error="You already have this one", slug=slug))
+                found[slug] = dict(
+                    slug=slug,
+                    title=d["title"],
+                    description=d.get("description"),
+                    private=bool(d.get("private")),
+                    owner=dict(name=d["namespace"]),
+                    items=[],
+                    lastUpdated=now(),
+                    theme="orange",
+                    upvotes=0,
+                    position=0,
+                )
+            return self.send(obj=found[slug])
+        c = found.get("/".join(s[:2]))
+        if c is None or (c["private"] and not self.in_ns(c["owner"]["name"])):
+            raise HubError(404, "Collection not found")
+        if s[2:] == ["items"] and self.command == "POST":
+            self.need_write(c["owner"]["name"])
+            d = self.json()
+            self.repo(d["item"]["type"], d["item"]["id"])
+            with lock:
+                if any(i["id"] == d["item"]["id"] for i in c["items"]):
+                    raise HubError(409, "This item is already in the collection")
+                item = dict(d["item"], _id=f"{len(c['items']):024x}", position=len(c["items"]))
+                c["items"].append(item | ({"note": {"text": d["note"]}} if d.get("note") else {}))
+        self.send(obj=c)
+
     # ------------------------------------------------------------------ writes
     def commit(self, rtype, rid, rev):
         st = self.hub.store
         lines = [json.loads(ln) for ln in self.body().splitlines() if ln.strip()]
         repo = self.repo(rtype, rid, write=True)
         self.fault("commit", self.hub.faults["fail_commit_every"], "commit")
+        if self.take("busy_commits"):
+            self.fault("busy", 1, "commit")
+        if self.hub.faults["commits_left"] is not None and not self.take("commits_left"):
+            self.fault("gone", 1, "commit")
         head = next(x["value"] for x in lines if x["key"] == "header")
         with st.lock:
             repo = self.repo(rtype, rid, write=True)
@@ -949,6 +1014,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.user["name"],
                 oid,
             )
+        if self.take("lose_commits"):
+            self.cut()
         base = f"{self.hub.url}/{'' if rtype == 'model' else rtype + 's/'}{rid}"
         out = dict(success=True, commitOid=new, commitUrl=f"{base}/commit/{new}", hookOutput="")
         if ref.startswith("refs/pr/"):
@@ -995,6 +1062,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.hub.faults["fail_put_every"]:
             self.body()
             self.fault("put", self.hub.faults["fail_put_every"], "PUT")
+        if self.take("cut_puts"):
+            self.rfile.read(1)
+            self.cut()
         st = self.hub.store
         fd, tmp = tempfile.mkstemp(dir=st.root / "tmp")
         sha = hashlib.sha256()
@@ -1162,6 +1232,7 @@ class HubServer:
             {},
             0,
         )
+        self.collections = {}
         self.faults = dict(DEFAULT_FAULTS)
         self.set_faults(**faults)
         self._server = _Server(("127.0.0.1", port), Handler)
@@ -1178,6 +1249,20 @@ class HubServer:
 
     def clear_faults(self):
         self.set_faults(**DEFAULT_FAULTS)
+
+    def files(self, repo, repo_type="model", revision="main"):
+        """Path -> content of a repository, as a test looks into it."""
+        held = self.store.load(repo_type, repo)
+        tree = self.store.get_commit(self.store.resolve(held, revision)[0])["tree"]
+        return {
+            path: self.store.blob(entry).read_bytes()
+            for path, entry in tree.items()
+            if path != ".gitattributes"
+        }
+
+    def commits(self, repo, repo_type="model"):
+        """Commits of a repository, oldest first."""
+        return self.store.load(repo_type, repo)["commits"]
 
     def env(self, home, token="hf_write"):
         """Environment for a client process with a cache of its own; token=None: anonymous."""
