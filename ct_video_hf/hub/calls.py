@@ -38,26 +38,17 @@ def retried(call: Callable[[], Any], what: str) -> Any:
     HubError
         What the Hub refuses for good, and what it did not answer after several attempts.
     """
-    from huggingface_hub import errors
-
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return call()
-        except errors.HfHubHTTPError as error:
-            words = _refusal(error, what)
+        except Exception as error:
+            cause = _cause(error)
+            if cause is None:
+                raise
+            words = _for_good(cause, what)
             if words is not None:
                 raise HubError(words) from error
-            reason, last, pause = f"status {_status(error)}", error, _asked_pause(error)
-        except errors.OfflineModeIsEnabled as error:
-            raise HubError(
-                f"{what}: HF_HUB_OFFLINE is set, so the Hub is not asked. Unset it."
-            ) from error
-        except errors.LocalTokenNotFoundError as error:
-            raise HubError(_no_token(what)) from error
-        except Exception as error:
-            if not _is_network(error):
-                raise
-            reason, last, pause = type(error).__name__, error, None
+            last, reason, pause = error, _reason(cause), _asked_pause(cause)
         if attempt < _ATTEMPTS:
             logger.warning("%s: no answer (%s), attempt %d of %d", what, reason, attempt, _ATTEMPTS)
             time.sleep(_scale() * (min(2**attempt, 30) if pause is None else pause))
@@ -65,6 +56,37 @@ def retried(call: Callable[[], Any], what: str) -> Any:
         f"{what}: the Hub did not answer {_ATTEMPTS} times ({reason}). What is pushed stays there, "
         "and the same command goes on from it. Check the network (and HF_ENDPOINT)."
     ) from last
+
+
+def _cause(error: BaseException | None) -> BaseException | None:
+    """What the Hub or the network said; None for an error of another kind.
+
+    huggingface_hub wraps what befalls the upload of a file in a RuntimeError.
+    """
+    from huggingface_hub import errors
+
+    said = (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, errors.LocalTokenNotFoundError)
+    while error is not None:
+        if isinstance(error, said) or _is_network(error):
+            return error
+        error = error.__cause__ if type(error) is RuntimeError else None
+    return None
+
+
+def _for_good(error: BaseException, what: str) -> str | None:
+    """Why trying again is of no use, for people; None where it may help."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.HfHubHTTPError):
+        return _refusal(error, what)
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return f"{what}: HF_HUB_OFFLINE is set, so the Hub is not asked. Unset it."
+    return _no_token(what) if isinstance(error, errors.LocalTokenNotFoundError) else None
+
+
+def _reason(error: BaseException) -> str:
+    status = _status(error)
+    return type(error).__name__ if status is None else f"status {status}"
 
 
 def _scale() -> float:
@@ -84,7 +106,7 @@ def _asked_pause(error: Any) -> float | None:
         return None
 
 
-def _is_network(error: Exception) -> bool:
+def _is_network(error: BaseException) -> bool:
     if isinstance(error, ConnectionError | TimeoutError):
         return True
     return type(error).__module__.partition(".")[0] in _NETWORK
@@ -102,9 +124,11 @@ def _refusal(error: Any, what: str) -> str | None:
     from huggingface_hub import errors, get_token
 
     status = _status(error)
+    said = _last_line(error)
+    if status in (402, 413, 507):
+        return f"{what}: the Hub has no room left for this (quota). The Hub said: {said}"
     if status in (408, 425, 429) or (status is not None and status >= 500):
         return None
-    said = _last_line(error)
     if status == 401 and get_token() is None:
         return _no_token(what)
     if status == 401:
@@ -126,8 +150,6 @@ def _refusal(error: Any, what: str) -> str | None:
             f"{what}: there is no such repository or namespace, or this token must not see it. "
             "Check the spelling, or log in with `hf auth login`."
         )
-    if status in (402, 413, 507):
-        return f"{what}: the Hub has no room left for this (quota). The Hub said: {said}"
     return f"{what}: the Hub refuses: {said}"
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 import yaml
+from huggingface_hub import HfApi
 
 from ct_video_hf.cli import main
 from ct_video_hf.errors import CTVideoError
+from ct_video_hf.hub import HubError
 from ct_video_hf.hub.guard import plan_upload
 from ct_video_hf.hub.model_repo import push_model
+from tests.support.hub_client import client_of
 from tests.support.hub_server import HubServer
 from tests.support.prediction import tiny_model_folder
 from tests.support.tiny_runs import REPOSITORY
@@ -73,92 +76,119 @@ def test_pushed_verified_and_loaded_without_the_package(folder, tmp_path):
         assert {"predictions.csv", "checkpoint-3/optimizer.pt"} <= set(told["left_out"])
         loaded = client(hub, tmp_path / "stranger", "-c", LOAD, told["commit"])
         assert loaded.returncode == 0, loaded.stderr
-        files = fetch(hub, tmp_path, told["commit"])
-        text = "".join(p.read_text(errors="replace") for p in files.rglob("*") if p.is_file())
-        assert "Jane Roe" not in text, "names of studies stay at home"
-        card = (files / "README.md").read_text()
+        files = hub.files("tester/tiny", revision=told["commit"])
+        assert b"Jane Roe" not in b"".join(files.values()), "names of studies stay at home"
+        card = files["README.md"].decode()
         assert 'ct_video_hf.pipeline("tester/tiny")' in card
         assert yaml.safe_load(card.split("---")[1])["license"] == "cc-by-4.0"
-        assert json.loads((files / "metrics.json").read_text())["left_out"] == {"studies": 1}
+        assert json.loads(files["metrics.json"])["left_out"] == {"studies": 1}
 
         # the same again changes nothing; a file that the folder lost goes from the Hub as well
-        again = json.loads(push(hub, tmp_path / "home", folder).stdout)
-        assert again["verified"] == told["verified"]
-        (folder / "metrics.json").unlink()
-        third = json.loads(push(hub, tmp_path / "home", folder).stdout)
-        assert not (fetch(hub, tmp_path, third["commit"]) / "metrics.json").exists()
-
-
-def fetch(hub, tmp_path, revision):
-    target = tmp_path / f"files-{revision[:8]}"
-    code = (
-        "import sys; from huggingface_hub import snapshot_download;"
-        "snapshot_download('tester/tiny', revision=sys.argv[1], local_dir=sys.argv[2])"
-    )
-    done = client(hub, tmp_path / "reader", "-c", code, revision, target)
-    assert done.returncode == 0, done.stderr
-    shutil.rmtree(target / ".cache", ignore_errors=True)
-    return target
+        with client_of(hub):
+            assert push_model(folder, "tester/tiny", license="cc-by-4.0").commit == told["commit"]
+            (folder / "metrics.json").unlink()
+            push_model(folder, "tester/tiny")
+        assert "metrics.json" not in hub.files("tester/tiny")
 
 
 def test_a_branch_and_results_beside_a_data_set(folder, tmp_path):
-    with HubServer(tmp_path / "hub") as hub:
-        done = push(
-            hub, tmp_path / "home", folder, "--revision", "v2", "--dataset-id", "ct-lab/nodules"
-        )
-        assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        results = fetch(hub, tmp_path, "v2") / ".eval_results" / "ct_video_hf.yaml"
-        (entry,) = yaml.safe_load(results.read_text())
+    with HubServer(tmp_path / "hub") as hub, client_of(hub):
+        told = push_model(folder, "tester/tiny", revision="v2", dataset_id="ct-lab/nodules")
+        files = hub.files("tester/tiny", revision="v2")
+        assert files.keys() == set(told.files)
+        (entry,) = yaml.safe_load(files[".eval_results/ct_video_hf.yaml"])
         assert entry["value"] == 0.875
-        assert "0.700 to 0.950" in entry["notes"]
-        assert told["revision"] == "v2"
-        loaded = client(hub, tmp_path / "stranger", "-c", LOAD, "v2")
-        assert loaded.returncode == 0, loaded.stderr
+        assert "95 % interval 0.700 to 0.950" in entry["notes"]
+        assert hub.files("tester/tiny") == {}, "main is as it was"
+        read = HfApi().model_info("tester/tiny", revision="v2", expand=["evalResults"])
+        assert [result.task_id for result in read.eval_results] == ["study_auroc"]
 
 
 def test_busy_servers_are_asked_again_and_nothing_is_half_there(folder, tmp_path):
-    with HubServer(tmp_path / "hub", fail_put_every=2, fail_commit_every=2) as hub:
-        hub.set_faults(fail_put_every=2, fail_commit_every=2)
-        first = push(hub, tmp_path / "home", folder)
-        assert first.returncode == 0, first.stderr
-        second = push(hub, tmp_path / "home", folder)
-        assert second.returncode == 0, second.stderr
+    faults = {"fail_put_every": 2, "fail_commit_every": 2}
+    with HubServer(tmp_path / "hub", **faults) as hub, client_of(hub):
+        push_model(folder, "tester/tiny")
+        push_model(folder, "tester/tiny")
+        before = hub.files("tester/tiny")
         hub.set_faults(fail_commit_every=1)
         (folder / "metrics.json").write_text(json.dumps(METRICS | {"resamples": 200}))
-        third = push(hub, tmp_path / "home", folder)
-        assert third.returncode == 1
-        assert "did not answer 5 times (status 503)" in third.stderr
-        told = json.loads(first.stdout)
-        hub.clear_faults()
-        assert (fetch(hub, tmp_path, told["commit"]) / "config.json").is_file()
+        with pytest.raises(HubError, match=r"did not answer 5 times \(status 503\)"):
+            push_model(folder, "tester/tiny")
+        assert hub.files("tester/tiny") == before
+
+
+def test_cut_connections_and_lost_answers(folder, tmp_path):
+    with HubServer(tmp_path / "hub", cut_puts=2, lose_commits=1) as hub, client_of(hub):
+        first = push_model(folder, "tester/tiny")
+        assert first.verified == len(first.files)
+        # made, and the answer lost: the file that went with it cannot go twice
+        (folder / "metrics.json").unlink()
+        hub.set_faults(lose_commits=1)
+        push_model(folder, "tester/tiny")
+        assert hub.faults["lose_commits"] == hub.faults["cut_puts"] == 0
+        assert hub.files("tester/tiny").keys() == set(first.files) - {"metrics.json"}
+
+
+@pytest.mark.parametrize("status", [402, 413, 507])
+@pytest.mark.parametrize("fault", ["fail_put_every", "fail_commit_every"])
+def test_no_room_left_is_said_at_once(status, fault, folder, tmp_path, caplog):
+    with (
+        HubServer(tmp_path / "hub", fail_status=status, **{fault: 1}) as hub,
+        client_of(hub),
+        pytest.raises(HubError, match=r"the Hub has no room left for this \(quota\)"),
+    ):
+        push_model(folder, "tester/tiny")
+    assert "no answer" not in caplog.text
+
+
+def test_a_file_that_never_arrives_is_told_in_plain_words(folder, tmp_path):
+    with (
+        HubServer(tmp_path / "hub", fail_put_every=1) as hub,
+        client_of(hub),
+        mock.patch("huggingface_hub.utils._http.time.sleep"),  # the client's own pauses
+        pytest.raises(HubError, match=r"did not answer 5 times \(status 503\)"),
+    ):
+        push_model(folder, "tester/tiny")
 
 
 @pytest.mark.parametrize(
-    ("token", "variables", "words"),
+    ("token", "words"),
     [
-        (None, {}, "nobody is logged in"),
-        ("hf_wrong", {}, "does not know this token"),
-        ("hf_read", {}, "write permission"),
-        ("hf_other", {}, "may not do that"),
-        ("hf_write", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
-        ("hf_write", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "did not answer"),
+        (None, "nobody is logged in"),
+        ("hf_wrong", "does not know this token"),
+        ("hf_read", "write permission"),
+        ("hf_other", "may not do that"),
     ],
 )
-def test_refusals_in_plain_words(folder, tmp_path, token, variables, words):
+def test_refusals_in_plain_words(folder, tmp_path, token, words):
+    with (
+        HubServer(tmp_path / "hub") as hub,
+        client_of(hub, token),
+        pytest.raises(HubError, match=words),
+    ):
+        push_model(folder, "tester/tiny")
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "did not answer"),
+    ],
+)
+def test_no_network_in_plain_words(folder, tmp_path, variables, words):
     with HubServer(tmp_path / "hub") as hub:
-        done = push(hub, tmp_path / "home", folder, token=token, **variables)
+        done = push(hub, tmp_path / "home", folder, **variables)
         assert done.returncode == 1
         assert words in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
 
 
 def test_a_public_repository_is_not_taken_for_a_private_one(folder, tmp_path):
-    with HubServer(tmp_path / "hub") as hub:
-        assert push(hub, tmp_path / "home", folder, "--public").returncode == 0
-        done = push(hub, tmp_path / "home", folder, "--private")
-        assert done.returncode == 1
-        assert "is public and a private one was asked for" in done.stderr
+    with HubServer(tmp_path / "hub") as hub, client_of(hub):
+        push_model(folder, "tester/tiny", private=False)
+        with pytest.raises(HubError, match="is public and a private one was asked for"):
+            push_model(folder, "tester/tiny")
 
 
 def test_a_dry_run_asks_nobody(folder, capsys):
