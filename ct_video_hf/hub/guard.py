@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import CTVideoError
 from .card_check import find_secrets
@@ -24,6 +25,8 @@ _PUBLIC = re.compile(
 _PATIENTS = (".dcm", ".dicom", ".ima", ".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".arrow")
 _TEXT = (".json", ".md", ".py", ".csv")
 _DICOM_PREFIX = b"DICM"
+#: Keys under which names of studies and patients stand; the counts beside them are kept.
+_NAMES = frozenset({"study_id", "study_ids", "patient_id", "patient_ids", "patient_hash"})
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,9 @@ def plan_upload(folder: Path, card: str) -> Plan:
         else:
             files[name] = path
     files["README.md"] = card.encode("utf-8")
-    if "metrics.json" in files:
-        files["metrics.json"] = _without_studies(folder / "metrics.json")
+    for name, entry in files.items():
+        if name.endswith(".json") and isinstance(entry, Path):
+            files[name] = _without_studies(entry)
     for name, entry in files.items():
         _refuse_secrets(name, entry)
     return Plan(files, left_out)
@@ -107,12 +111,19 @@ def _begins_like_dicom(path: Path) -> bool:
         return stream.read(132)[128:] == _DICOM_PREFIX
 
 
-def _without_studies(path: Path) -> bytes:
-    """metrics.json without names of studies: counts are enough."""
+def _without_studies(path: Path) -> Path | bytes:
+    """A JSON file without names of studies and patients, as it is where it has none."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(content.get("left_out"), dict):
-        content["left_out"].pop("study_ids", None)
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+    kept = _pruned(content)
+    if kept == content:
+        return path
+    return (json.dumps(kept, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+
+
+def _pruned(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _pruned(entry) for key, entry in content.items() if key not in _NAMES}
+    return [_pruned(entry) for entry in content] if isinstance(content, list) else content
 
 
 def _refuse_secrets(name: str, entry: Path | bytes) -> None:

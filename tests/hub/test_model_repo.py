@@ -220,6 +220,16 @@ def test_the_guard_names_what_must_not_go(folder, name, content, words):
     assert "hf_abc" not in str(refusal.value)
 
 
+def test_names_of_studies_become_counts_in_every_file(folder):
+    left = {"studies": 1, "study_ids": ["MILLER_ADA"], "clips_of_uncertain_label": 3}
+    record = {"data": {"counts": {"train": {"studies": 9, "left_out": left}}}}
+    (folder / "training_config.json").write_text(json.dumps(record))
+    files = plan_upload(folder, "---\n---\n").files
+    kept = json.loads(files["training_config.json"])["data"]["counts"]["train"]["left_out"]
+    assert kept == {"studies": 1, "clips_of_uncertain_label": 3}
+    assert b"Jane Roe" not in files["metrics.json"]
+
+
 def test_links_and_unknown_files_stay_at_home(folder, tmp_path):
     outside = tmp_path / "secret.json"
     outside.write_text("{}")
