@@ -89,11 +89,19 @@ def _knock(address: str | None) -> None:
 
 
 def _ray_backend() -> type:
-    """Ray's joblib backend, whose results are taken as they come instead of all at the end."""
+    """Ray's joblib backend, whose results are taken as they come instead of all at the end.
+
+    A worker holds one core of its node. Ray's actors hold none while they run unless told so, and
+    all of them may come to lie on one node while the others idle.
+    """
     from ray.util.joblib.ray_backend import RayBackend
 
     class StreamingRayBackend(RayBackend):
         supports_return_generator = True
+
+        def __init__(self, *args, ray_remote_args: dict | None = None, **kwargs) -> None:
+            holds = {"num_cpus": 1, **(ray_remote_args or {})}
+            super().__init__(*args, ray_remote_args=holds, **kwargs)
 
         def compute_batch_size(self) -> int:
             return 1  # a study is long enough, and each is journalled when it is done
