@@ -123,7 +123,7 @@ def test_again_changes_nothing(scans, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGKILL to a process group")
 @pytest.mark.parametrize(("workers", "finished"), [(1, 1), (1, 4), (2, 3)])
 def test_killed_and_continued_is_the_same_set(tmp_path, workers, finished):
-    scans = write_folder_set(tmp_path / "scans", studies=8, slices=40, side=128)
+    scans = write_folder_set(tmp_path / "scans", studies=24, slices=40, side=128)
     (tmp_path / "salt").write_text(SALT)
     command = [sys.executable, "-m", "ct_video_hf", "prepare", "folder", "--data-dir", str(scans)]
     command += ["--size", "320", "--salt-file", str(tmp_path / "salt"), "--quiet"]
@@ -141,7 +141,7 @@ def test_killed_and_continued_is_the_same_set(tmp_path, workers, finished):
     subprocess.run([*command, str(killed)], check=True)
     subprocess.run([*command, str(whole)], check=True)
     assert content(killed) == content(whole)
-    assert verify_set(killed) == 8
+    assert verify_set(killed) == 24
 
 
 def test_leftovers_of_a_kill_in_the_middle_of_writing(scans, tmp_path):
