@@ -10,12 +10,12 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from ..dicom.write import write_series
 from ..errors import CTVideoError
 from ..files import write_csv
+from ..workers import worker_results
 from .phantom import PhantomParameters
 from .phantom_video import VideoParameters
 
@@ -92,24 +92,23 @@ def write_phantom(
     counts = {"train": train, "validation": validation, "test": test}
     _refuse_other_phantom(folder, seed, counts, p)
     plan = list(_plan(seed, counts))
-    jobs = Parallel(n_jobs=workers or os.cpu_count(), return_as="generator")(
-        delayed(_write_study)(task, folder, p) for task in plan
-    )
-    bar = tqdm(
-        zip(plan, jobs, strict=True),
-        total=len(plan),
-        desc="writing phantom studies",
-        unit="study",
-        disable=None if progress else True,
-    )
+    calls = ((task, folder, p) for task in plan)
     rows, places = [], []
-    for task, (label, nodules) in bar:
-        study = f"studies/{task.name}"
-        common = {"study": study, "patient": task.name, "split": task.split}
-        for nodule in nodules or [{}]:
-            span = {key: nodule.get(key, "") for key in ("slice_start", "slice_stop")}
-            rows.append(common | {"label": label} | span)
-        places += [{"study": study} | _place_of(nodule) for nodule in nodules]
+    with worker_results(_write_study, calls, workers or os.cpu_count(), ordered=True) as written:
+        bar = tqdm(
+            zip(plan, written, strict=True),
+            total=len(plan),
+            desc="writing phantom studies",
+            unit="study",
+            disable=None if progress else True,
+        )
+        for task, (label, nodules) in bar:
+            study = f"studies/{task.name}"
+            common = {"study": study, "patient": task.name, "split": task.split}
+            for nodule in nodules or [{}]:
+                span = {key: nodule.get(key, "") for key in ("slice_start", "slice_stop")}
+                rows.append(common | {"label": label} | span)
+            places += [{"study": study} | _place_of(nodule) for nodule in nodules]
     write_csv(folder / "nodules.csv", ("study", "slice", "row", "column", "radius_mm"), places)
     columns = ["study", "patient", "split", "label", "slice_start", "slice_stop"]
     return write_csv(folder / "labels.csv", columns, rows)

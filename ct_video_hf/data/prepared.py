@@ -22,6 +22,7 @@ from typing import Any
 from ..dicom.findings import FINDING_CODES
 from ..files import write_csv
 from ..progress import study_progress
+from ..workers import worker_results
 from .card import write_data_card
 from .engine import in_cluster
 from .errors import CTDataError
@@ -350,18 +351,17 @@ def _work(
     progress: bool,
 ) -> list[dict[str, str]]:
     """Prepare what is left; fills ``records`` and returns the rejects."""
-    from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     rejects = []
-    pool = Parallel(n_jobs=workers, return_as="generator_unordered")
-    results = pool(delayed(prepare_study)(task, str(folder.study_file(task.key))) for task in todo)
-    shown = study_progress(
-        results, len(todo) + len(records), done=len(records), what="preparing", show=progress
-    )
+    calls = ((task, str(folder.study_file(task.key))) for task in todo)
+    total = len(todo) + len(records)
     try:
-        with journal.open("a", encoding="utf-8", newline="\n") as stream:
-            for result in shown:
+        with (
+            journal.open("a", encoding="utf-8", newline="\n") as stream,
+            worker_results(prepare_study, calls, workers) as results,
+        ):
+            for result in study_progress(results, total, done=len(records), show=progress):
                 if "reason" in result:
                     rejects.append(result)
                     logger.warning("study left out: %s", result["reason"])

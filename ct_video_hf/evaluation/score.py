@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data import CTClipDataset
+from ..workers import QuietSpawnContext
 from .tables import predictions_from
 
 __all__ = ["default_device", "score_clips"]
@@ -64,7 +65,7 @@ def score_clips(
     if scorer is None:
         scorer = _Eager(model.to(device).eval(), device)
     # spawned, because a fork of a process with Arrow's threads may wait for ever
-    context = "spawn" if workers else None
+    context = QuietSpawnContext() if workers else None
     loader = DataLoader(dataset, batch_size, num_workers=workers, multiprocessing_context=context)
     logits, studies, starts = [], [], []
     with tqdm(

@@ -12,6 +12,7 @@ from ct_video_hf.cli.prepare import NAMES
 from ct_video_hf.data.loading import load_prepared
 from ct_video_hf.data.sources import SOURCES
 from tests.support.dicom_folders import write_folder_set
+from tests.support.tiny_runs import heed_interrupts
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,10 @@ def test_control_c_leaves_a_set_that_goes_on(tmp_path, workers):
     words = [sys.executable, "-m", "ct_video_hf", *arguments(scans, out)]
     words[words.index("--size") + 1] = "320"
     words += ["--workers", str(workers)]
-    process = subprocess.Popen(words, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        words, start_new_session=True, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heed_interrupts,
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list(out.glob("studies/*.arrow")) and time.monotonic() < deadline:
         time.sleep(0.002)

@@ -1,0 +1,116 @@
+"""Worker processes: Ctrl-C is the parent's to answer, and none of them outlives it.
+
+A terminal sends Ctrl-C to every process of a command. A worker that answers it by itself prints a
+traceback and dies in the middle of its work, wherever that is; one that ignores it as its first act
+does so too late, for a new process imports for seconds before. The signal is therefore blocked in
+the parent while workers start: a new process inherits the mask, and a Ctrl-C that came meanwhile
+reaches the parent as soon as the block ends.
+"""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any
+
+__all__ = ["QuietSpawnContext", "interrupts_held", "worker_results"]
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back while the block runs; processes that it starts never hear of one.
+
+    Windows has no signal masks; there only :func:`worker_results` keeps workers quiet, once they
+    work.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    from joblib.externals.loky.backend import resource_tracker as loky_tracker
+
+    # starting one of these would end the block: they unblock what they block
+    resource_tracker.ensure_running()
+    loky_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def worker_results(
+    function: Callable[..., Any],
+    arguments: Iterable[tuple],
+    workers: int,
+    *,
+    ordered: bool = False,
+) -> Iterator[Iterator[Any]]:
+    """Results of a function as worker processes come by them.
+
+    However the block ends, no worker is left afterwards: what was not taken is given up.
+
+    Parameters
+    ----------
+    function : callable
+        Picklable, like what it takes and returns.
+    arguments : iterable of tuple
+        One call each.
+    workers : int
+        Processes, each with one thread of OpenMP and BLAS; -1 takes all cores, 1 works in this
+        process. Where joblib was given another backend (a cluster), its workers.
+    ordered : bool
+        Results in the order of ``arguments`` instead of as they are ready.
+
+    Yields
+    ------
+    iterator
+    """
+    from joblib import Parallel, delayed, parallel_config
+    from joblib.parallel import get_active_backend
+
+    how = "generator" if ordered else "generator_unordered"
+    own = workers != 1 and type(get_active_backend()[0]).__name__ == "LokyBackend"
+    if own:
+        with parallel_config("loky", inner_max_num_threads=1, initializer=_ignore_interrupts):
+            pool = Parallel(n_jobs=workers, return_as=how)
+    else:
+        pool = Parallel(n_jobs=workers, return_as=how)
+    with interrupts_held():
+        results = pool(delayed(function)(*each) for each in arguments)
+    try:
+        yield results
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # joblib's, that results were not taken
+            results.close()
+    if own:
+        _dismiss_workers()
+
+
+def _dismiss_workers() -> None:
+    """Idle workers would stay for minutes, with all that they imported."""
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor(reuse=True).shutdown(wait=True)
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class _QuietProcess(SpawnProcess):
+    def start(self) -> None:
+        with interrupts_held():
+            super().start()
+
+
+class QuietSpawnContext(SpawnContext):
+    """``multiprocessing``'s "spawn", whose processes leave Ctrl-C to their parent."""
+
+    Process = _QuietProcess
