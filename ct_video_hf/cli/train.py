@@ -114,10 +114,23 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.json:
         answer = {"model": str(result.folder), "metrics": result.metrics, "run": result.config}
+        answer |= {} if result.push is None else {"push": result.push}
         print(json.dumps(answer, indent=2, allow_nan=False))
     else:
         if result.metrics is not None:
             print(format_metrics(result.metrics))
         print(f"\nmodel folder: {result.folder}")
     sys.stdout.flush()
-    return 0
+    return 0 if result.push is None else _tell_push(result)
+
+
+def _tell_push(result) -> int:
+    """Where the model is on the Hub; 1, and how to push it later, when that failed."""
+    if "error" not in result.push:
+        print(f"pushed to {result.push['repo']}, commit {result.push['commit']}", file=sys.stderr)
+        return 0
+    again = f"ct-video-hf push {result.folder} {result.push['repo']}"
+    again += " --public" * (result.push.get("private") is False)
+    print(f"the model is finished and was not pushed: {result.push['error']}\nPush it later with: "
+          f"{again}", file=sys.stderr)  # fmt: skip
+    return 1

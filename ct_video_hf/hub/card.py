@@ -133,7 +133,7 @@ class ModelCardFacts:
             training=training,
             metrics=_read(path / "metrics.json"),
             figures=figures,
-            license=license,
+            license=license or (training.get("arguments") or {}).get("license"),
             calibration=read_calibration(path),
             conversion={} if training else _read(path / CONVERSION_FILE),
         )
@@ -286,7 +286,19 @@ def _summary(facts: ModelCardFacts) -> str:
     words += f" and scores {labels}."
     if _set_name(facts.training):
         words += f" It was trained on the set “{_set_name(facts.training)}”."
-    return words
+    return _progress(facts.training) + words
+
+
+def _progress(training: dict[str, Any]) -> str:
+    """Said first of a checkpoint that is pushed while training goes on."""
+    moment = training.get("in_progress")
+    if not moment:
+        return ""
+    epoch = f"epoch {moment['epoch']:.4g}, " if moment.get("epoch") is not None else ""
+    return (
+        f"**Training in progress** ({epoch}step {moment['step']}): these are the weights of the "
+        "latest checkpoint, not of the finished model.\n\n"
+    )
 
 
 def _intended_use(facts: ModelCardFacts) -> str:

@@ -98,7 +98,7 @@ def weight_rows(
 
 def _starting_weights(training: dict[str, Any]) -> list[tuple[str, str]]:
     given = training.get("weights")
-    if not training:
+    if "weights" not in training:
         return [("starting weights", NOT_STATED)]
     if given in (None, "none"):
         return [("starting weights", "random; no pretraining")]

@@ -16,7 +16,7 @@ from .card import ModelCardFacts, render_model_card
 from .card_check import check_card_text
 from .guard import Plan, plan_upload
 
-__all__ = ["ModelPush", "push_model"]
+__all__ = ["ModelPush", "open_model_repo", "push_model"]
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _CHUNK = 1 << 20
@@ -119,20 +119,57 @@ def push_model(
     return _push(told, plan, message, token)
 
 
+def open_model_repo(
+    repo: str, *, private: bool = True, revision: str = "main", token: str | None = None
+) -> str:
+    """Make a model repository and a branch in it, or find them there.
+
+    Parameters
+    ----------
+    repo : str
+        ``user/name``, or a name under the user whose token it is.
+    private : bool
+        As for :func:`push_model`.
+    revision : str
+        Branch.
+    token : str, optional
+
+    Returns
+    -------
+    str
+        The repository's full id.
+
+    Raises
+    ------
+    HubError
+        What the Hub refuses, and a public repository where a private one is asked for.
+    """
+    from huggingface_hub import HfApi
+
+    return _open(HfApi(token=token), repo, private, revision)[0]
+
+
+def _open(api: Any, repo: str, private: bool, revision: str) -> tuple[str, bool]:
+    """The repository's id, and whether it is private."""
+    what = f"push to {repo}"
+    made = retried(lambda: api.create_repo(repo, private=private, exist_ok=True), what)
+    held = bool(retried(lambda: api.model_info(made.repo_id), what).private)
+    if private and not held:
+        raise HubError(
+            f"{what}: the repository is public and a private one was asked for. Change it on the "
+            "Hub, or say that it may be public (--public; hub_private_repo=False in training)."
+        )
+    if revision != "main":
+        branch = {"branch": revision, "exist_ok": True}
+        retried(lambda: api.create_branch(made.repo_id, **branch), what)
+    return made.repo_id, held
+
+
 def _push(told: ModelPush, plan: Plan, message: str, token: str | None) -> ModelPush:
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api, what = HfApi(token=token), f"push to {told.repo}"
-    retried(lambda: api.create_repo(told.repo, private=told.private, exist_ok=True), what)
-    held = bool(retried(lambda: api.model_info(told.repo), what).private)
-    if told.private and not held:
-        raise HubError(
-            f"{what}: the repository is public and a private one was asked for. Change it on the "
-            "Hub, or say that it may be public (--public)."
-        )
-    if told.revision != "main":
-        branch = {"branch": told.revision, "exist_ok": True}
-        retried(lambda: api.create_branch(told.repo, **branch), what)
+    _, held = _open(api, told.repo, told.private, told.revision)
     # operations remember what they have uploaded, so a repeated commit sends only what is missing
     added = [
         CommitOperationAdd(path, str(entry) if isinstance(entry, Path) else entry)

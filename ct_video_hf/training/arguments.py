@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from ..errors import CTVideoError
 from ..evaluation.aggregation import check_aggregation
@@ -24,13 +25,15 @@ _SCHEDULERS = {
     "constant": "constant_with_warmup",
     "plateau": "reduce_lr_on_plateau",
 }
+_PUSH_STRATEGIES = (HubStrategy.EVERY_SAVE, HubStrategy.END)
 _LOWER_IS_BETTER = ("loss", "brier", "expected_calibration_error")
 #: Fields that the run sets itself, with what to do instead.
 _RESERVED = {
     "label_names": "the trainer gathers study and clip with the labels",
     "remove_unused_columns": "the trainer needs the study of each clip",
     "include_for_metrics": "the trainer gathers study and clip with the labels",
-    "push_to_hub": "push the finished folder, which holds code and card as well",
+    "hub_model_id": "use push_to_hub, which names the repository",
+    "hub_token": "log in with hf auth login or set HF_TOKEN: options are written down",
     "auto_find_batch_size": "it would change the order of the clips; choose batch_size",
     "train_sampling_strategy": "use sampling",
     "activation_checkpointing": "use gradient_checkpointing",
@@ -76,6 +79,9 @@ class CTTrainingArguments(TrainingArguments):
     eval_strategy: str = field(default="epoch", metadata={"help": "when to validate"})
     save_strategy: str = field(default="epoch", metadata={"help": "when to save a checkpoint"})
     logging_strategy: str = field(default="epoch", metadata={"help": "when to log the loss"})
+    hub_private_repo: bool | None = field(
+        default=True, metadata={"help": "a private repository; false: a public one"}
+    )
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept"})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "end with the best"})
     metric_for_best_model: str | None = field(
@@ -105,6 +111,11 @@ class CTTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is nothing to pin it for
+        if self.push_to_hub and self.hub_strategy not in _PUSH_STRATEGIES:
+            raise CTVideoError(
+                f"hub_strategy is every_save or end, found {self.hub_strategy.value!r}: whole "
+                "checkpoints hold pickles and the state of this machine, and are not published"
+            )
         if self.optimizer not in ("adamw", "adam"):
             raise CTVideoError(f"optimizer is adamw or adam, found {self.optimizer!r}")
         check_aggregation(self.aggregation, self.top_k)
@@ -200,6 +211,8 @@ def build_arguments(
         "top_k": options["top_k"],
         "study_label": options["study_label"],
     }
+    if options["push_to_hub"] is not None:
+        values |= {"push_to_hub": True, "hub_model_id": options["push_to_hub"]}
     if options["scheduler"] == "plateau":
         if not validate:
             raise OptionError("scheduler plateau follows the validation loss: name a split")

@@ -1,4 +1,4 @@
-"""Callbacks: progress on stderr, the training log as CSV, and code with every push."""
+"""Callbacks: progress on stderr, the training log as CSV, and stops that stay."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 
 from transformers import EarlyStoppingCallback, TrainerCallback
-from transformers.dynamic_module_utils import custom_object_save
 from transformers.trainer_callback import ProgressCallback
 
 from ..files import write_csv
 
-__all__ = ["CodeWithPushes", "ProgressOnStderr", "StopStaysStopped", "TrainingLog"]
+__all__ = ["ProgressOnStderr", "StopStaysStopped", "TrainingLog"]
 
 LOG_NAME = "training_log.csv"
 
@@ -66,23 +65,3 @@ class StopStaysStopped(TrainerCallback):
                 reached = callback.early_stopping_patience_counter
                 control.should_training_stop |= reached >= callback.early_stopping_patience
         return control
-
-
-class CodeWithPushes(TrainerCallback):
-    """Puts the model's own .py files into every push during training.
-
-    Without it a push before the last has a config that names code which is not there.
-    """
-
-    def __init__(self, trainer) -> None:
-        self._trainer = trainer
-
-    def on_push_begin(self, args, state, control, **kwargs):
-        """Copy the code beside the weights that are about to be pushed.
-
-        A class of transformers' own has none to copy.
-        """
-        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
-        for thing in (model, model.config):
-            if thing._auto_class is not None:
-                custom_object_save(thing, args.output_dir)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,14 @@ def _positive(text: str) -> int:
     if int(text) < 1:
         raise ValueError(f"at least 1, not {text}")
     return int(text)
+
+
+def _repo(text: str) -> str:
+    if not re.fullmatch(r"([A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}", text) or (
+        text.lower() in ("true", "false", "yes", "no")
+    ):
+        raise ValueError(f"the repository to push to, as user/name, not {text!r}")
+    return text
 
 
 def _not_negative(text: str) -> int:
@@ -238,6 +247,12 @@ _ALL = (
            default=0, metavar="N"),
     Option("resume", _RUN, "go on from the last whole checkpoint in the output folder", _flag,
            default=False, metavar="BOOL"),
+    Option("push_to_hub", _RUN, "push to this repository of the Hub, private and made if it is not "
+           "there: every checkpoint while training goes on (--hub-strategy end: only the finished "
+           "model) and the finished model; --hub-private-repo false makes it public", _repo,
+           metavar="REPO"),
+    Option("license", _RUN, "licence that the trained weights are published under, for the card, "
+           "such as cc-by-4.0 (default: not stated)", metavar="ID"),
     Option("keep_checkpoints", _RUN, "leave the checkpoints in the finished folder", _flag,
            default=False, metavar="BOOL"),
 )  # fmt: skip

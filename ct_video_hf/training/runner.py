@@ -10,7 +10,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +61,26 @@ _FREE_ON_RESUME = (
     "eval_batch_size",
     "keep_checkpoints",
     "disable_tqdm",
+    "push_to_hub",
+    "license",
+    "hub_strategy",
+    "hub_private_repo",
+    "hub_revision",
+    "hub_always_push",
 )
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: the model folder, and the content of its metrics.json and config."""
+    """A finished run: the model folder, the content of its metrics.json and config, and the push.
+
+    ``push`` is what :meth:`.pushes.PushesToHub.push_finished` tells, with ``error`` if it failed.
+    """
 
     folder: Path
     metrics: dict | None
     config: dict
+    push: dict | None = None
 
 
 def run(
@@ -146,13 +157,15 @@ def run(
     )
     if args.device.type == "cpu":
         prepare_cpu_training(model, torch.bfloat16 if args.bf16 else torch.float32)
+    trainer.describe_run = partial(_record, trainer, parts, options, extras, 0.0, command, origin)
     checkpoint = last_complete(output) if options["resume"] else None
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - start
     if options["lora"]:
         trainer.model = trainer.model_wrapped = merge_lora(trainer.model)
-    return _finish(trainer, parts, options, extras, seconds, write_card, command, origin)
+    result = _finish(trainer, parts, options, extras, seconds, write_card, command, origin)
+    return replace(result, push=trainer.push_finished(output))
 
 
 # ---- the output folder ---------------------------------------------------------------------------

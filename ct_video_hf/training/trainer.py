@@ -19,10 +19,11 @@ from ..evaluation.tables import clip_table, predictions_from
 from ..models.transformers_video import accept_clips
 from ..progress import no_transformers_bars
 from .arguments import CTTrainingArguments
-from .callbacks import CodeWithPushes, ProgressOnStderr, StopStaysStopped, TrainingLog
+from .callbacks import ProgressOnStderr, StopStaysStopped, TrainingLog
 from .checkpoints import mark_complete
 from .groups import groups_by_plan, plan_rates
 from .memory import to_channels_last
+from .pushes import PushesToHub
 from .sampler import ClipSampler
 
 __all__ = ["CTTrainer", "collate_clips"]
@@ -40,14 +41,15 @@ def collate_clips(items: list[dict]) -> dict[str, torch.Tensor]:
     }
 
 
-class CTTrainer(Trainer):
+class CTTrainer(PushesToHub, Trainer):
     """Finetunes a video classifier on clips and scores it on clips and studies.
 
     What it adds to ``transformers.Trainer``: clips are drawn by class (:class:`.ClipSampler`) as a
     function of seed and epoch; evaluation gathers clip logits with their studies from all
     processes, counts each clip once and computes ``clip/...`` and ``study/...`` metrics; a loss
     that is not finite stops the run and names the studies; a checkpoint counts as written only
-    when it is whole. The rule that makes study scores (``args.aggregation``, ``args.top_k``) is
+    when it is whole; with ``args.push_to_hub`` every push is a whole model (:class:`.PushesToHub`).
+    The rule that makes study scores (``args.aggregation``, ``args.top_k``) is
     set in the model's configuration.
 
     Parameters
@@ -109,7 +111,6 @@ class CTTrainer(Trainer):
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping))
             self.add_callback(StopStaysStopped(self))
         self.add_callback(TrainingLog())
-        self.add_callback(CodeWithPushes(self))
 
     # ---- training --------------------------------------------------------------------------------
 

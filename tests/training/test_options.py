@@ -91,6 +91,8 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path):
     with pytest.raises(OptionError, match="did you mean max_grad_norm"):
         arguments(tmp_path, max_grad_nrom=3)
     with pytest.raises(OptionError, match="set by the run itself"):
+        arguments(tmp_path, hub_token="hf_secret")
+    with pytest.raises(OptionError, match="the repository to push to, as user/name"):
         arguments(tmp_path, push_to_hub=True)
 
 

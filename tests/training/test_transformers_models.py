@@ -26,7 +26,6 @@ from ct_video_hf.inference import ModelLoadError, load_model
 from ct_video_hf.models import create_model, processor_for
 from ct_video_hf.models.transformers_processor import origin_of
 from ct_video_hf.training import run
-from ct_video_hf.training.callbacks import CodeWithPushes
 from ct_video_hf.training.lora import add_lora, merge_lora
 from tests.support.prediction import chest_hu, tiny_model, volume_of
 from tests.support.transformers_models import (
@@ -189,16 +188,6 @@ def test_low_rank_adapters_reach_what_is_called_and_the_whole_head_learns(family
         merged = merge_lora(adapted).eval()
         torch.testing.assert_close(merged(pixel_values=clip).logits, before)
     assert merged.state_dict().keys() == create_model(str(folders[family])).state_dict().keys()
-
-
-@every_family
-def test_pushes_copy_no_code_of_transformers(family, folders, tmp_path):
-    model = create_model(str(folders[family]))
-    trainer = SimpleNamespace(
-        model=model, accelerator=SimpleNamespace(unwrap_model=lambda wrapped: wrapped)
-    )
-    CodeWithPushes(trainer).on_push_begin(SimpleNamespace(output_dir=tmp_path), None, None)
-    assert not list(tmp_path.iterdir())
 
 
 # ---- the model and its input ---------------------------------------------------------------------

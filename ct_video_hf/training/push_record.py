@@ -1,0 +1,68 @@
+"""What a pushed model says of its training where only the Trainer can tell, not a whole run."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..evaluation.tables import clip_table, left_out
+from .record import hardware, versions
+
+__all__ = ["trainer_record"]
+
+
+def trainer_record(trainer: Any) -> dict[str, Any]:
+    """The content of ``training_config.json`` for a Trainer that a user made.
+
+    Which network, which starting weights and which set it was is not known here, and the card says
+    so.
+
+    Parameters
+    ----------
+    trainer : CTTrainer
+    """
+    args, state = trainer.args, trainer.state
+    roles = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return {
+        "arguments": {
+            "epochs": args.num_train_epochs,
+            "lr": args.learning_rate,
+            "scheduler": getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type),
+            "optimizer": args.optimizer,
+            "weight_decay": args.weight_decay,
+            "sampling": args.sampling,
+            "early_stopping": args.early_stopping,
+            "metric": args.metric_for_best_model,
+            "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+        },
+        "data": {
+            "counts": {role: _counts(part) for role, part in roles.items() if part is not None}
+        },
+        "seed": args.seed,
+        "global_batch_size": args.train_batch_size
+        * args.gradient_accumulation_steps
+        * args.world_size,
+        "epochs_run": math.ceil(round(state.epoch or 0, 6)),
+        "steps": state.global_step,
+        "best_metric": None
+        if state.best_metric is None
+        else {"name": args.metric_for_best_model, "value": state.best_metric},
+        "parameters": sum(value.numel() for value in model.parameters()),
+        "trainable_parameters": trainer.trainable_parameters,
+        "versions": versions(),
+        "hardware": hardware(args.device, args.world_size),
+    }
+
+
+def _counts(part: Any) -> dict[str, Any]:
+    table = clip_table(part)
+    studies = table.drop_duplicates("study_index")
+    missed = left_out(part)
+    return {
+        "studies": len(studies),
+        "positive_studies": int((studies["study_label"] == 1).sum()),
+        "clips": len(table),
+        "positive_clips": int((table["label"] == 1).sum()),
+        "left_out": {name: count for name, count in missed.items() if name != "study_ids"},
+    }
