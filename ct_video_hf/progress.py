@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["no_transformers_bars", "study_progress"]
+__all__ = ["Progress", "counter", "no_transformers_bars", "study_progress"]
+
+#: Whether to show a bar, or what to call with (done, total) instead. It may raise, to end the work.
+Progress = bool | Callable[[int, int], None]
 
 #: Seconds between lines where standard error is no terminal, as in the log of a batch job.
 _LINE_EVERY = 30.0
@@ -52,6 +55,37 @@ def _line(done: int, total: int, rate: float) -> str:
     time_left = f"{hours} h {minutes} min" if hours else f"{minutes} min" if left else "< 1 min"
     share = round(100 * done / total) if total else 100
     return f"{done} of {total} studies ({share} %), {speed}, {time_left} left"
+
+
+@contextmanager
+def counter(
+    total: int, progress: Progress, *, unit: str, what: str | None = None
+) -> Iterator[Callable[[int], None]]:
+    """A function to call with the number of things done since the last call.
+
+    Parameters
+    ----------
+    total : int
+    progress : bool or callable
+        True shows a bar on standard error; a callable is told (done, total), at the start as well.
+    unit, what : str
+        Words of the bar.
+    """
+    if callable(progress):
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(done, total)
+
+        advance(0)
+        yield advance
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc=what, unit=unit, disable=not progress) as bar:
+        yield bar.update
 
 
 @contextmanager

@@ -43,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write one PNG a study")
     parser.add_argument(
+        "--html", type=Path, metavar="DIR", help="write one self-contained HTML report a study"
+    )
+    parser.add_argument(
         "--policy",
         choices=("strict", "warn", "repair"),
         default="strict",
@@ -84,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     from ..inference import find_studies, pipeline, write_predictions
 
     studies = find_studies(args.paths)
-    for folder in (args.out and args.out.parent, args.pictures):
+    for folder in (args.out and args.out.parent, args.pictures, args.html):
         if folder is not None:
             check_writable(folder)
     predict = pipeline(
@@ -103,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         [study.path for study in studies],
         include_ids=args.include_ids,
         progress=not args.quiet,
-        keep_volumes=args.pictures is not None,
+        keep_volumes=args.pictures is not None or args.html is not None,
     )
     try:
         for study, outcome in zip(studies, outcomes, strict=True):
@@ -130,6 +133,8 @@ def _take(args: argparse.Namespace, name: str, outcome: Any, answers: list, rows
     answers.append({"study": name, **outcome.result})
     if args.pictures is not None:
         _picture(args.pictures, name, outcome)
+    if args.html is not None:
+        _report(args.html, name, outcome)
 
 
 def _stopped(args: argparse.Namespace, rows: list[dict[str, Any]], wanted: int) -> int:
@@ -150,6 +155,13 @@ def _picture(folder: Path, name: str, outcome: Any) -> None:
     study_figure(outcome.volume, outcome.result, folder / f"{name.replace('/', '_')}.png")
 
 
+def _report(folder: Path, name: str, outcome: Any) -> None:
+    from ..inference import write_html_report
+
+    path = folder / f"{name.replace('/', '_')}.html"
+    write_html_report(outcome.volume, outcome.result, path)
+
+
 def _answer(
     args: argparse.Namespace, answers: list[dict[str, Any]], rows: list[dict[str, Any]]
 ) -> None:
@@ -165,6 +177,8 @@ def _answer(
         print(f"table: {args.out}")
     if args.pictures is not None:
         print(f"pictures: {args.pictures}")
+    if args.html is not None:
+        print(f"reports: {args.html}")
     scored = [answer for answer in answers if "error" not in answer]
     if scored:
         first = scored[0]

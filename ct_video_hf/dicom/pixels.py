@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from ..progress import Progress, counter
 from .codecs import check_decodable, decode_frame
 from .frame import Frame
 from .framebytes import FrameBytes
@@ -88,7 +89,7 @@ def read_planes(
     flip_columns: bool,
     size: int | None = None,
     workers: int | None = None,
-    progress: bool = False,
+    progress: Progress = False,
 ) -> PixelSummary:
     """Read frames into the planes of an array, one after the other or in threads.
 
@@ -108,8 +109,8 @@ def read_planes(
     workers : int, optional
         Threads; by default one for uncompressed pixels, else one a core, at most 4. Memory grows by
         about three planes a worker.
-    progress : bool
-        Show a bar on stderr.
+    progress : bool or callable
+        Show a bar on stderr, or call with (planes done, planes).
 
     Returns
     -------
@@ -204,12 +205,11 @@ def _map(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _track(stats: Iterable[PlaneStats], total: int, progress: bool) -> Iterable[PlaneStats]:
-    if not progress:
-        return stats
-    from tqdm import tqdm
-
-    return tqdm(stats, total=total, desc="reading slices", unit="slice")
+def _track(stats: Iterable[PlaneStats], total: int, progress: Progress) -> Iterator[PlaneStats]:
+    with counter(total, progress, what="reading slices", unit="slice") as advance:
+        for one in stats:
+            yield one
+            advance(1)
 
 
 def _is_inverted(frame: Frame, reader: _PlaneReader) -> bool:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from tqdm import tqdm
 
+from ..progress import Progress, counter
 from .errors import CTReadError
 from .frame import Frame
 from .geometry import Stack
@@ -67,7 +67,7 @@ class StackReader:
         grid: Grid | None,
         in_plane: int | None,
         workers: int | None,
-        progress: bool,
+        progress: Progress,
     ) -> None:
         self.stack = stack
         self.grid = grid
@@ -103,7 +103,7 @@ class StackReader:
         return self.stack.transpose and self.in_plane is None and first.rows != first.columns
 
     def _read_into(
-        self, frames: list[Frame], out: np.ndarray, size: int | None, progress: bool
+        self, frames: list[Frame], out: np.ndarray, size: int | None, progress: Progress
     ) -> PixelSummary:
         return read_planes(
             frames,
@@ -136,19 +136,20 @@ class StackReader:
         buffer = np.empty((min(CHUNK, count), first.rows, first.columns), np.int16)
         wide = np.empty((rows, columns), np.int16)
         total: PixelSummary | None = None
-        starts = range(0, count, CHUNK)
-        for start in tqdm(starts, desc="reading", unit="chunk", disable=not self.progress):
-            frames = stack.frames[start : start + CHUNK]
-            summary = self._read_into(frames, buffer[: len(frames)], None, False)
-            total = summary if total is None else _together(total, summary)
-            for offset, plane in enumerate(buffer[: len(frames)]):
-                if stack.transpose:
-                    plane = plane.T
-                if grid is None:
-                    wide[...] = plane
-                else:
-                    move_plane(plane, grid.moves[start + offset], wide)
-                hu[start + offset] = wide if size is None else fit_in_plane(wide, size)
+        with counter(count, self.progress, what="reading slices", unit="slice") as advance:
+            for start in range(0, count, CHUNK):
+                frames = stack.frames[start : start + CHUNK]
+                summary = self._read_into(frames, buffer[: len(frames)], None, False)
+                total = summary if total is None else _together(total, summary)
+                for offset, plane in enumerate(buffer[: len(frames)]):
+                    if stack.transpose:
+                        plane = plane.T
+                    if grid is None:
+                        wide[...] = plane
+                    else:
+                        move_plane(plane, grid.moves[start + offset], wide)
+                    hu[start + offset] = wide if size is None else fit_in_plane(wide, size)
+                advance(len(frames))
         return hu, total
 
 

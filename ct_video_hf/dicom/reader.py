@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..progress import Progress
 from .errors import CTReadError
 from .findings import Collector, check_policy, name_files
 from .frame import Frame, Source
@@ -42,7 +43,7 @@ def read_ct(
     in_plane: int | None = None,
     workers: int | None = None,
     limits: Limits | None = None,
-    progress: bool = False,
+    progress: Progress = False,
 ) -> CTVolume:
     """Read a CT scan: a DICOM folder, file or zip, or a NIfTI file.
 
@@ -64,8 +65,8 @@ def read_ct(
         Threads that decode; chosen by the number of cores when None.
     limits : Limits, optional
         Upper bounds on files, sizes and voxels.
-    progress : bool
-        Show a progress bar on stderr.
+    progress : bool or callable
+        Show a progress bar on stderr, or call with (slices done, slices). DICOM only.
 
     Returns
     -------
@@ -233,7 +234,7 @@ def _read_group(
     limits: Limits,
     in_plane: int | None,
     workers: int | None,
-    progress: bool,
+    progress: Progress,
 ) -> CTVolume:
     while True:
         mark = len(collector.findings)

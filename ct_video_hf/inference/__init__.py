@@ -1,5 +1,6 @@
 """Whole-study prediction: scan in, study probability with clip scores and key slices out."""
 
+from .html_report import render_report, write_html_report
 from .loading import LoadedModel, ModelLoadError, load_model
 from .pictures import study_figure
 from .pipeline import CTVideoPipeline, Outcome, pipeline
@@ -16,6 +17,8 @@ __all__ = [
     "load_model",
     "pipeline",
     "prediction_row",
+    "render_report",
     "study_figure",
+    "write_html_report",
     "write_predictions",
 ]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ..dicom import CTVolume
 
-__all__ = ["study_figure"]
+__all__ = ["check_belongs", "study_figure"]
 
 _MOST_SLICES = 5
 _DPI = 120
@@ -76,12 +76,13 @@ def study_figure(
     CTVideoError
         The result belongs to another scan (its slices lie outside of the volume).
     """
-    _check_belongs(volume, result)
+    check_belongs(volume, result)
     figure = _draw(volume, result, label, slices)
     return _save(figure, Path(path))
 
 
-def _check_belongs(volume: CTVolume, result: Mapping[str, Any]) -> None:
+def check_belongs(volume: CTVolume, result: Mapping[str, Any]) -> None:
+    """Refuse a result of another scan. Raises CTVideoError."""
     last = max(clip["stop"] for clip in result["clips"])
     if last > len(volume) or result["report"]["slices"] != len(volume):
         raise CTVideoError(

@@ -20,10 +20,11 @@ from ..dicom import CTVolume, read_ct
 from ..errors import CTVideoError
 from ..evaluation import describe_aggregation
 from ..models.hu_clips import AIR_HU, as_hu
+from ..progress import Progress, counter
 from .backends import choose_backend
 from .loading import LoadedModel, load_model
 from .localization import clip_forward, slice_relevance
-from .results import clip_rows, key_slices, log_odds, sigmoid, study_log_odds
+from .results import along_the_body, clip_rows, key_slices, log_odds, sigmoid, study_log_odds
 
 __all__ = ["CTVideoPipeline", "Outcome", "pipeline"]
 
@@ -166,7 +167,7 @@ class CTVideoPipeline:
         self._not_calibrated = self._why_not_calibrated()
 
     def __call__(
-        self, scans: Any, *, include_ids: bool = False, progress: bool = False
+        self, scans: Any, *, include_ids: bool = False, progress: Progress = False
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """Predict one scan or a list of scans.
 
@@ -176,8 +177,9 @@ class CTVideoPipeline:
             A list gives a list, in order. The next scan is read while one is computed.
         include_ids : bool
             Give the SOP Instance UIDs of the key slices, which are identifiers.
-        progress : bool
-            Show a progress bar on stderr.
+        progress : bool or callable
+            Show a progress bar on stderr. A callable is told (done, total) instead, of slices that
+            are read and then of clips, and what it raises ends the work; for one scan only.
 
         Returns
         -------
@@ -186,7 +188,8 @@ class CTVideoPipeline:
             not, is in ``calibration``), ``study_score`` (never calibrated), ``study_logit``,
             ``label``, ``study_probabilities`` (by label), ``operating_points`` (of a calibrated
             model), ``aggregation``, ``clips``, ``key_slices``, ``key_slice_rule``, ``report``,
-            ``model``, ``precision``, ``backend``, ``timings_s``.
+            ``model``, ``precision``, ``backend``, ``timings_s``, ``slice_relevance`` (see
+            :func:`.results.along_the_body`; None where the network does not tell).
 
         Raises
         ------
@@ -198,7 +201,9 @@ class CTVideoPipeline:
         """
         if isinstance(scans, list | tuple):
             results = []
-            for outcome in self.predict_many(scans, include_ids=include_ids, progress=progress):
+            for outcome in self.predict_many(
+                scans, include_ids=include_ids, progress=bool(progress)
+            ):
                 if outcome.error is not None:
                     raise outcome.error
                 results.append(outcome.result)
@@ -259,7 +264,7 @@ class CTVideoPipeline:
                 bar.update()
                 yield outcome
 
-    def _read(self, scan: Any, full_size: bool, progress: bool) -> tuple[CTVolume, float]:
+    def _read(self, scan: Any, full_size: bool, progress: Progress) -> tuple[CTVolume, float]:
         start = time.perf_counter()
         if isinstance(scan, CTVolume):
             return scan, 0.0
@@ -273,7 +278,7 @@ class CTVideoPipeline:
         return volume, time.perf_counter() - start
 
     def _predict(
-        self, volume: CTVolume, read_seconds: float, *, include_ids: bool, progress: bool
+        self, volume: CTVolume, read_seconds: float, *, include_ids: bool, progress: Progress
     ) -> dict[str, Any]:
         begin = time.perf_counter()
         starts, planes = self._prepare(volume)
@@ -295,6 +300,9 @@ class CTVideoPipeline:
             "clips": clips,
             "key_slices": keys,
             "key_slice_rule": rule,
+            "slice_relevance": None
+            if relevance is None
+            else along_the_body(len(volume), clips, relevance),
             "report": volume.report.to_dict(),
             "model": self.loaded.describe(),
             "precision": self.backend.precision,
@@ -363,11 +371,11 @@ class CTVideoPipeline:
         return starts, self.processor.center_crop(hu if fitted else self.processor.fit(hu))
 
     def _forward(
-        self, planes: np.ndarray, starts: np.ndarray, timings: dict[str, float], progress: bool
+        self, planes: np.ndarray, starts: np.ndarray, timings: dict[str, float], progress: Progress
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Lengths (clip,), logits (clip, label) and activations (clip, frame) of all clips."""
         lengths, logits, activations = [], [], []
-        with tqdm(total=len(starts), unit="clip", disable=not progress) as bar:
+        with counter(len(starts), progress, unit="clip") as advance:
             for first in range(0, len(starts), self.batch_size):
                 begin = time.perf_counter()
                 clips, valid = self.processor.cut(planes, starts[first : first + self.batch_size])
@@ -381,7 +389,7 @@ class CTVideoPipeline:
                 lengths.append(valid)
                 logits.append(scores)
                 activations.append(activation)
-                bar.update(len(valid))
+                advance(len(valid))
         every = np.concatenate(logits)
         if not np.isfinite(every).all():
             raise CTVideoError(

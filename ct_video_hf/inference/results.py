@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KEY_SLICE_RULE",
     "KEY_SLICE_RULE_CLIPS",
+    "along_the_body",
     "clip_rows",
     "key_slices",
     "log_odds",
@@ -146,6 +147,31 @@ def key_slices(
             row["sop_instance_uid"] = volume.slice_ids[index]
         result.append(row)
     return result, rule
+
+
+def along_the_body(
+    n_slices: int, clips: list[dict[str, Any]], relevance: np.ndarray
+) -> list[float]:
+    """How much each slice speaks for the label: its activation times the score of its clip.
+
+    Parameters
+    ----------
+    clips : list of dict
+        As from :func:`clip_rows`.
+    relevance : numpy.ndarray
+        (clip, frame) in 0..1, from :func:`.localization.slice_relevance`.
+
+    Returns
+    -------
+    list of float
+        A value in 0..1 for each slice, from the feet, the highest where clips overlap; to four
+        decimals.
+    """
+    highest = np.zeros(n_slices)
+    for clip, values in zip(clips, relevance, strict=True):
+        here = highest[clip["start"] : clip["stop"]]
+        np.maximum(here, clip["score"] * values[: len(here)], out=here)
+    return highest.round(4).tolist()
 
 
 def _middles(clips: list[dict[str, Any]], scores: np.ndarray) -> list[tuple[int, int, None]]:
