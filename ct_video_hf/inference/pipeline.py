@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +17,24 @@ from ..dicom import CTVolume, read_ct
 from ..errors import CTVideoError
 from ..evaluation import describe_aggregation
 from ..models.hu_clips import AIR_HU, as_hu
-from ..progress import Progress, counter
+from ..progress import Progress
 from .backends import choose_backend
+from .choices import (
+    check_choices,
+    choose_device,
+    choose_dtype,
+    choose_label,
+    label_names,
+    place_model,
+)
 from .loading import LoadedModel, load_model
-from .localization import clip_forward, slice_relevance
-from .results import along_the_body, clip_rows, key_slices, log_odds, sigmoid, study_log_odds
+from .localization import slice_relevance
+from .many import Outcome, outcomes
+from .probabilities import study_probabilities, why_not_calibrated
+from .results import along_the_body, clip_rows, key_slices, log_odds, study_log_odds
+from .scorer import ClipScorer
 
 __all__ = ["CTVideoPipeline", "Outcome", "pipeline"]
-
-logger = logging.getLogger(__name__)
-
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one scan of many.
-
-    Attributes
-    ----------
-    scan : object
-        The scan as it was given.
-    result : dict or None
-        As from :meth:`CTVideoPipeline.__call__`; None when it failed.
-    error : Exception or None
-        Why it failed.
-    volume : CTVolume or None
-        The scan that was scored, where it was asked for.
-    """
-
-    scan: Any
-    result: dict[str, Any] | None = None
-    error: Exception | None = None
-    volume: CTVolume | None = None
 
 
 def pipeline(
@@ -143,28 +121,28 @@ class CTVideoPipeline:
         label: str | int | None = None,
         backend: str = "auto",
     ) -> None:
-        if policy not in ("strict", "warn", "repair"):
-            raise CTVideoError(f"policy is {policy!r}; allowed: strict, warn, repair.")
-        for name, value in (("batch_size", batch_size), ("stride", stride)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise CTVideoError(f"{name} is {value!r}; a whole number of at least 1 is needed.")
-        if stride is not None and stride > loaded.processor.num_frames:
-            raise CTVideoError(
-                f"stride {stride} exceeds the clip length {loaded.processor.num_frames}: slices "
-                "between the clips would never be read."
-            )
+        check_choices(policy, batch_size, stride, loaded.processor.num_frames)
         self.loaded = loaded
         self.processor = loaded.processor
         self.policy = policy
-        self.batch_size = batch_size
         self.stride = stride
-        self.device = _device(device)
-        self.dtype = _dtype(dtype, self.device)
-        self.model = _placed(loaded.model, self.device, self.dtype)
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(dtype, self.device)
+        self.model = place_model(loaded.model, self.device, self.dtype)
         self.backend = choose_backend(backend, self.model, self.device, self.dtype)
-        self.labels = _label_names(loaded.model.config)
-        self.label = _label_index(label, self.labels, loaded.model.config)
-        self._not_calibrated = self._why_not_calibrated()
+        self.labels = label_names(loaded.model.config)
+        self.label = choose_label(label, self.labels, loaded.model.config)
+        self.scorer = ClipScorer(
+            model=self.model,
+            processor=self.processor,
+            backend=self.backend,
+            device=self.device,
+            dtype=self.dtype,
+            label=self.label,
+            batch_size=batch_size,
+            name=loaded.name,
+        )
+        self._not_calibrated = why_not_calibrated(loaded, self.labels, stride)
 
     def __call__(
         self, scans: Any, *, include_ids: bool = False, progress: Progress = False
@@ -238,29 +216,11 @@ class CTVideoPipeline:
         """
         scans = list(scans)
         alone = len(scans) == 1  # then the bar counts clips
-        bar = tqdm(total=len(scans), unit="study", disable=not progress or alone)
-        with bar, ThreadPoolExecutor(1, thread_name_prefix="ct-video-read") as reader:
-            ahead: Future | None = None
-            for position, scan in enumerate(scans):
-                current = ahead or reader.submit(self._read, scan, keep_volumes, progress and alone)
-                following = scans[position + 1 : position + 2]
-                try:
-                    volume, seconds = current.result()
-                except Exception as error:  # whatever is wrong with a scan, the others go on
-                    logger.debug("a scan could not be read", exc_info=True)
-                    ahead = _submit(reader, self._read, following, keep_volumes)
-                    bar.update()
-                    yield Outcome(scan, error=error)
-                    continue
-                ahead = _submit(reader, self._read, following, keep_volumes)
-                try:
-                    result = self._predict(
-                        volume, seconds, include_ids=include_ids, progress=progress and alone
-                    )
-                except CTVideoError as error:
-                    outcome = Outcome(scan, error=error)
-                else:
-                    outcome = Outcome(scan, result, volume=volume if keep_volumes else None)
+        bars = progress and alone
+        read = partial(self._read, full_size=keep_volumes, progress=bars)
+        predict = partial(self._predict, include_ids=include_ids, progress=bars)
+        with tqdm(total=len(scans), unit="study", disable=not progress or alone) as bar:
+            for outcome in outcomes(scans, read, predict, keep_volumes=keep_volumes):
                 bar.update()
                 yield outcome
 
@@ -284,18 +244,21 @@ class CTVideoPipeline:
         starts, planes = self._prepare(volume)
         timings = {"read": read_seconds, "prepare": time.perf_counter() - begin}
         timings |= {"setup": 0.0, "forward": 0.0}
-        lengths, logits, activation = self._forward(planes, starts, timings, progress)
-        config = self.model.config
-        odds = log_odds(logits, config.problem_type)
+        scores = self.scorer.study(planes, starts, timings, progress)
+        odds = log_odds(scores.logits, self.model.config.problem_type)
         study = study_log_odds(odds, *self.loaded.aggregation)
-        clips = clip_rows(volume, starts, lengths, odds, self.label, self.labels)
-        relevance = None if activation is None else slice_relevance(activation, lengths)
+        clips = clip_rows(volume, starts, scores.lengths, odds, self.label, self.labels)
+        relevance = None
+        if scores.activation is not None:
+            relevance = slice_relevance(scores.activation, scores.lengths)
         keys, rule = key_slices(
             volume, clips, relevance, self.processor.num_frames, include_ids=include_ids
         )
         timings["total"] = read_seconds + time.perf_counter() - begin
         return {
-            **self._probabilities(study),
+            **study_probabilities(
+                study, self.loaded, self.labels, self.label, self._not_calibrated
+            ),
             "aggregation": describe_aggregation(*self.loaded.aggregation),
             "clips": clips,
             "key_slices": keys,
@@ -309,50 +272,6 @@ class CTVideoPipeline:
             "backend": self.backend.name,
             "timings_s": {name: round(value, 4) for name, value in timings.items()},
         }
-
-    def _probabilities(self, study: np.ndarray) -> dict[str, Any]:
-        """Study probabilities from log-odds (label,), calibrated where the model's way allows."""
-        logit = float(study[self.label])
-        scores = [sigmoid(float(value)) for value in study]
-        probabilities, words = scores, self._not_calibrated
-        if words is None:
-            probabilities = self.loaded.calibration.apply(study).tolist()
-            words = self.loaded.calibration.words()
-        found = {
-            "study_probability": probabilities[self.label],
-            "study_score": scores[self.label],
-            "study_logit": logit,
-            "label": self.labels[self.label],
-            "study_probabilities": dict(zip(self.labels, probabilities, strict=True)),
-            "calibrated": self._not_calibrated is None,
-            "calibration": words,
-        }
-        if found["calibrated"]:
-            found["operating_points"] = [
-                {
-                    "rule": point.rule,
-                    "words": point.words,
-                    "threshold": point.threshold,
-                    "positive": scores[self.label] >= point.threshold,
-                }
-                for point in self.loaded.calibration.operating_points
-            ]
-        return found
-
-    def _why_not_calibrated(self) -> str | None:
-        """Why the model's calibration does not hold for what this pipeline does; None: it does."""
-        calibration, stride = self.loaded.calibration, self.processor.stride
-        if calibration is None:
-            return "the model has none"
-        if len(self.labels) != 1:
-            return "it is for one label, and the model has several"
-        rule = (calibration.aggregation, calibration.top_k)
-        if rule != self.loaded.aggregation:
-            return "it was fitted for another rule of study scores"
-        usual = stride or self.processor.num_frames
-        if self.stride not in (None, usual):
-            return f"it was fitted for clips {usual} slices apart"
-        return None
 
     def _prepare(self, volume: CTVolume) -> tuple[np.ndarray, np.ndarray]:
         """Clip starts, and the planes as the network will see them, int16 (slice, row, column)."""
@@ -370,116 +289,6 @@ class CTVideoPipeline:
         fitted = hu.shape[1:] == (size, size) and hu.min() >= AIR_HU
         return starts, self.processor.center_crop(hu if fitted else self.processor.fit(hu))
 
-    def _forward(
-        self, planes: np.ndarray, starts: np.ndarray, timings: dict[str, float], progress: Progress
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Lengths (clip,), logits (clip, label) and activations (clip, frame) of all clips."""
-        lengths, logits, activations = [], [], []
-        with counter(len(starts), progress, unit="clip") as advance:
-            for first in range(0, len(starts), self.batch_size):
-                begin = time.perf_counter()
-                clips, valid = self.processor.cut(planes, starts[first : first + self.batch_size])
-                pixel_values = self.processor.to_pixel_values(clips)
-                ready = time.perf_counter()
-                scores, activation = self._network(pixel_values)
-                setup, self.backend.setup_seconds = self.backend.setup_seconds, 0.0
-                timings["prepare"] += ready - begin
-                timings["setup"] += setup
-                timings["forward"] += time.perf_counter() - ready - setup
-                lengths.append(valid)
-                logits.append(scores)
-                activations.append(activation)
-                advance(len(valid))
-        every = np.concatenate(logits)
-        if not np.isfinite(every).all():
-            raise CTVideoError(
-                f"The network {self.loaded.name} gave a score that is no number, in "
-                f"{self.backend.precision}. Its weights are damaged, or need float32."
-            )
-        along = None if activations[0] is None else np.concatenate(activations)
-        return np.concatenate(lengths), every, along
-
     def logits(self, pixel_values: torch.Tensor) -> np.ndarray:
         """Logits (clip, label) of processed clips, by this pipeline's backend and arithmetic."""
-        return self._network(pixel_values)[0]
-
-    def _network(self, pixel_values: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
-        pixel_values = pixel_values.to(self.device)
-        narrow = self.dtype != torch.float32
-        with torch.autocast(self.device.type, self.dtype, enabled=narrow), _exact(self.device):
-            logits, activation = clip_forward(self.model, pixel_values, self.label, self.backend)
-        along = None if activation is None else activation.cpu().numpy()
-        return logits.double().cpu().numpy(), along
-
-
-def _exact(device: torch.device) -> AbstractContextManager:
-    """Convolutions of float32 in float32: cuDNN would round their input to TF32 by default."""
-    if device.type != "cuda":
-        return nullcontext()
-    cudnn = torch.backends.cudnn
-    return cudnn.flags(
-        enabled=cudnn.enabled,
-        benchmark=cudnn.benchmark,
-        deterministic=cudnn.deterministic,
-        allow_tf32=False,
-    )
-
-
-def _submit(
-    reader: ThreadPoolExecutor, read: Any, following: list[Any], full_size: bool
-) -> Future | None:
-    return reader.submit(read, following[0], full_size, False) if following else None
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise CTVideoError(f"There is no device {device!r}; use cpu, cuda or cuda:N.") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise CTVideoError("Device cuda was asked for; PyTorch sees no CUDA device here.")
-    return chosen
-
-
-def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    chosen = _DTYPES.get(str(dtype or "float32").removeprefix("torch."))
-    if chosen is None:
-        raise CTVideoError(f"dtype is {dtype!r}; allowed: {', '.join(_DTYPES)}.")
-    if chosen == torch.float16 and device.type == "cpu":
-        raise CTVideoError("float16 needs a GPU; on a CPU use float32 or bfloat16.")
-    return chosen
-
-
-def _placed(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
-    model = model.to(device).eval()
-    if dtype != torch.float32:  # 16-bit convolutions are fast in this layout; float32 gains nothing
-        for parameter in model.parameters():
-            if parameter.ndim == 5:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
-    return model
-
-
-def _label_names(config: Any) -> list[str]:
-    names = [str(config.id2label[index]) for index in range(config.num_labels)]
-    if names == ["LABEL_0"]:  # transformers' placeholder for an unnamed binary task
-        return ["positive"]
-    return names
-
-
-def _label_index(label: str | int | None, names: list[str], config: Any) -> int:
-    if label is None:
-        if config.problem_type != "single_label_classification" or len(names) == 1:
-            return 0
-        if len(names) == 2:
-            return 1
-        raise CTVideoError(
-            f"The model chooses between {len(names)} classes ({', '.join(names)}): say with "
-            "label= which one the study score is about."
-        )
-    if label in names:
-        return names.index(label)
-    if isinstance(label, int) and 0 <= label < len(names):
-        return label
-    raise CTVideoError(f"The model has no label {label!r}; it has: {', '.join(names)}.")
+        return self.scorer.clips(pixel_values)[0]
