@@ -37,6 +37,11 @@ _TRAINING_OPTIONS = {
     "layer_decay": "a stage's learning rate over that of the next",
     "boundary": "layer before which a smaller rate holds",
     "boundary_factor": "that rate over the highest",
+    "loss": "loss",
+    "focal_gamma": "power of the focal loss",
+    "label_smoothing": "label smoothing",
+    "class_weights": "weights of negative and positive clips",
+    "ema": "decay of the running mean of the weights, which the model is",
     "early_stopping": "patience of early stopping, validations",
     "metric": "the best checkpoint is best at",
     "precision": "precision",
@@ -239,11 +244,15 @@ def training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _matters(name: str, arguments: dict[str, Any]) -> bool:
-    """Rates by depth only where they were asked for."""
-    if name in ("layer_decay", "boundary"):
+    """What is usually off only where it was asked for."""
+    if name in ("layer_decay", "boundary", "ema"):
         return arguments[name] is not None
-    if name == "lora":
+    if name in ("lora", "label_smoothing"):
         return bool(arguments[name])
+    if name == "class_weights":
+        return arguments[name] != "none"
+    if name == "focal_gamma":
+        return arguments.get("loss") == "focal"
     return name != "boundary_factor" or arguments.get("boundary") is not None
 
 

@@ -34,13 +34,18 @@ _RESERVED = {
     "include_for_metrics": "the trainer gathers study and clip with the labels",
     "hub_model_id": "use push_to_hub, which names the repository",
     "hub_token": "log in with hf auth login or set HF_TOKEN: options are written down",
-    "auto_find_batch_size": "it would change the order of the clips; choose batch_size",
+    "auto_find_batch_size": "use find_batch_size, which keeps the global batch",
     "train_sampling_strategy": "use sampling",
     "activation_checkpointing": "use gradient_checkpointing",
     "bf16": "use precision bf16",
     "fp16": "use precision fp16",
     "optim": "use optimizer",
+    "label_smoothing_factor": "use label_smoothing, which is right for binary labels",
 }
+
+
+#: Options that are fields of that name.
+_SAME_NAME = ("loss", "focal_gamma", "label_smoothing", "class_weights", "ema")
 
 
 @dataclass
@@ -66,6 +71,15 @@ class CTTrainingArguments(TrainingArguments):
     boundary_factor: float = field(default=0.1, metadata={"help": "0 to 1, see boundary"})
     channels_last: bool = field(
         default=False, metadata={"help": "keep the weights in channels-last-3d layout"}
+    )
+    loss: str = field(default="cross_entropy", metadata={"help": "cross_entropy or focal"})
+    focal_gamma: float = field(default=2.0, metadata={"help": "of the focal loss"})
+    label_smoothing: float = field(default=0.0, metadata={"help": "0 to 1, of each label"})
+    class_weights: str = field(
+        default="none", metadata={"help": "none, balanced, or two weights such as 1,3"}
+    )
+    ema: float | None = field(
+        default=None, metadata={"help": "decay of the running mean of the weights, such as 0.999"}
     )
     early_stopping: int = field(
         default=5, metadata={"help": "validations without a better value before it ends; 0: never"}
@@ -118,6 +132,8 @@ class CTTrainingArguments(TrainingArguments):
             )
         if self.optimizer not in ("adamw", "adam"):
             raise CTVideoError(f"optimizer is adamw or adam, found {self.optimizer!r}")
+        if self.loss not in ("cross_entropy", "focal"):
+            raise CTVideoError(f"loss is cross_entropy or focal, found {self.loss!r}")
         check_aggregation(self.aggregation, self.top_k)
 
 
@@ -205,6 +221,7 @@ def build_arguments(
         "dataloader_num_workers": options["workers"],
         "seed": options["seed"],
         "sampling": options["sampling"],
+        **{name: options[name] for name in _SAME_NAME},
         "early_stopping": options["early_stopping"],
         "metric_for_best_model": options["metric"],
         "aggregation": options["aggregation"],

@@ -10,7 +10,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from ..files import write_csv
 
-__all__ = ["ProgressOnStderr", "StopStaysStopped", "TrainingLog"]
+__all__ = ["AverageWeights", "ProgressOnStderr", "StopStaysStopped", "TrainingLog"]
 
 LOG_NAME = "training_log.csv"
 
@@ -65,3 +65,25 @@ class StopStaysStopped(TrainerCallback):
                 reached = callback.early_stopping_patience_counter
                 control.should_training_stop |= reached >= callback.early_stopping_patience
         return control
+
+
+class AverageWeights(TrainerCallback):
+    """Keeps the running mean of the weights, and leaves it in the model when training ends."""
+
+    def __init__(self, trainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Begin a mean, unless a checkpoint has brought one."""
+        self._trainer.begin_average()
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        """Take in the new weights; where 16 bits overflowed there are none."""
+        if not self._trainer.accelerator.optimizer_step_was_skipped:
+            self._trainer.average.update()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """The best checkpoint, when it has been loaded, is a mean already."""
+        if not (args.load_best_model_at_end and state.best_model_checkpoint):
+            self._trainer.average.keep()
+        self._trainer.average = None

@@ -165,6 +165,7 @@ def run_record(trainer: CTTrainer, parts, options, extras, seconds: float, comma
         "best_metric": {"name": args.metric_for_best_model, "value": state.best_metric}
         if state.best_metric is not None
         else None,
+        "positive_weights": trainer.loss.class_weights,
         "train_clips": len(train),
         "train_studies": int(train["study_index"].nunique()),
         "parameters": sum(value.numel() for value in trainer.model.parameters()),

@@ -47,6 +47,27 @@ def _share(text: str) -> float:
     return float(text)
 
 
+def _within(text: str) -> float:
+    if not 0 < float(text) < 1:
+        raise ValueError(f"between 0 and 1, such as 0.999, not {text}")
+    return float(text)
+
+
+def _below_one(text: str) -> float:
+    if not 0 <= float(text) < 1:
+        raise ValueError(f"from 0 to below 1, not {text}")
+    return float(text)
+
+
+def _class_weights(text: str) -> str:
+    if text in ("none", "balanced"):
+        return text
+    parts = [float(part) for part in text.split(",")]
+    if len(parts) != 2 or not all(0 < part < float("inf") for part in parts):
+        raise ValueError(f"none, balanced, or two weights above 0 such as 1,3, not {text!r}")
+    return text
+
+
 def _positive(text: str) -> int:
     if int(text) < 1:
         raise ValueError(f"at least 1, not {text}")
@@ -146,6 +167,18 @@ _ALL = (
            default="cosine", choices=("cosine", "linear", "constant", "plateau")),
     Option("warmup", _TRAIN, "share of the steps in which the rate rises", float, default=0.1,
            metavar="SHARE"),
+    Option("loss", _TRAIN, "cross_entropy, or focal (Lin et al. 2017), which counts clips less the "
+           "surer the network is of them; both over the known labels alone",
+           default="cross_entropy", choices=("cross_entropy", "focal")),
+    Option("focal_gamma", _TRAIN, "power of the focal loss", _from_zero, default=2.0, metavar="G"),
+    Option("label_smoothing", _TRAIN, "share of a label that is spread over present and absent: a "
+           "label 1 becomes 1 - x/2", _below_one, default=0.0, metavar="X"),
+    Option("class_weights", _TRAIN, "weights of negative and positive clips in the loss: two "
+           "numbers such as 1,3, or balanced, which counts the training clips of each label (with "
+           "sampling shuffle, for sampling by class evens them out already)", _class_weights,
+           default="none", metavar="none|balanced|W0,W1"),
+    Option("ema", _TRAIN, "decay, such as 0.999, of a running mean of the weights, which is "
+           "validated and saved in their place (default: none)", _within, metavar="DECAY"),
     Option("precision", _TRAIN, "bf16 and fp16: mixed precision", default="fp32",
            choices=("fp32", "bf16", "fp16")),
     Option("gradient_checkpointing", _TRAIN, "recompute activations: less memory, more time",

@@ -94,6 +94,7 @@ def run(
         )
         for role, part in studies.items()
     }
+    _no_double_balance(parts["train"], options)
     if validate:
         _can_pick_a_best(parts["validation"], options)
     model = _choose_what_learns(model, options)
@@ -154,6 +155,16 @@ def _choose_what_learns(model, options: dict):
     elif options["freeze"] != "none":
         freeze_stages(model, int(options["freeze"]))
     return model
+
+
+def _no_double_balance(train: CTClipDataset, options: dict) -> None:
+    """Drawing clips by class and weighing them by class would correct for one thing twice."""
+    one_label = train.index.labels.shape[1] == 1
+    if one_label and options["class_weights"] == "balanced" and options["sampling"] != "shuffle":
+        raise OptionError(
+            f"class_weights balanced beside sampling {options['sampling']} would balance the "
+            "classes twice: add --sampling shuffle, or name two weights"
+        )
 
 
 def _can_pick_a_best(validation: CTClipDataset, options: dict) -> None:

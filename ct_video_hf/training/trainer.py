@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -19,9 +20,11 @@ from ..evaluation.tables import clip_table, predictions_from
 from ..models.transformers_video import accept_clips
 from ..progress import no_transformers_bars
 from .arguments import CTTrainingArguments
-from .callbacks import ProgressOnStderr, StopStaysStopped, TrainingLog
+from .callbacks import AverageWeights, ProgressOnStderr, StopStaysStopped, TrainingLog
 from .checkpoints import mark_complete
+from .ema import WeightAverage
 from .groups import groups_by_plan, plan_rates
+from .loss import TrainingLoss, positive_weights
 from .memory import to_channels_last
 from .pushes import PushesToHub
 from .sampler import ClipSampler
@@ -55,8 +58,8 @@ class CTTrainer(PushesToHub, Trainer):
     Parameters
     ----------
     model : PreTrainedModel
-        One logit; its forward takes ``pixel_values`` (B, T, C, H, W) and ``labels`` (B, 1) and
-        returns ``loss`` and ``logits`` (B, 1). VideoMAE, V-JEPA 2, TimeSformer and ViViT of
+        One logit; its forward takes ``pixel_values`` (B, T, C, H, W) and returns ``logits``
+        (B, 1). VideoMAE, V-JEPA 2, TimeSformer and ViViT of
         transformers are taken as they are.
     args : CTTrainingArguments
     train_dataset, eval_dataset : CTClipDataset
@@ -96,9 +99,11 @@ class CTTrainer(PushesToHub, Trainer):
         self._given_optimizer = kwargs.get("optimizer_cls_and_kwargs")
         kwargs.setdefault("data_collator", collate_clips)
         super().__init__(model=model, args=args, **kwargs)
-        # The loss is a mean over the batch; the Trainer divides it by the accumulation steps.
-        self.model_accepts_loss_kwargs = False
+        # The loss is divided by what _get_num_items_in_batch counts, and by nothing else.
+        self.model_accepts_loss_kwargs = True
         self.predictions: pd.DataFrame | None = None
+        self.average: WeightAverage | None = None
+        self.loss = self._make_loss()
         self._sampler: ClipSampler | None = None
         self._replace_callbacks()
 
@@ -111,6 +116,18 @@ class CTTrainer(PushesToHub, Trainer):
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping))
             self.add_callback(StopStaysStopped(self))
         self.add_callback(TrainingLog())
+        if self.args.ema is not None:
+            self.add_callback(AverageWeights(self))
+
+    def _make_loss(self) -> TrainingLoss:
+        args, weights = self.args, None
+        if self.train_dataset is not None:
+            weights = positive_weights(self.train_dataset.index, args.class_weights)
+        return TrainingLoss(
+            class_weights=weights,
+            label_smoothing=args.label_smoothing,
+            focal_gamma=args.focal_gamma if args.loss == "focal" else 0.0,
+        )
 
     # ---- training --------------------------------------------------------------------------------
 
@@ -135,8 +152,20 @@ class CTTrainer(PushesToHub, Trainer):
             self.train_dataset.set_epoch(epoch)
         super()._run_epoch(*args, epoch=epoch, **kwargs)
 
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device):
+        """What the losses of one optimizer step are divided by: known labels, all processes'.
+
+        A mean of the means of its parts would weigh labels by how many others their part knows.
+        """
+        if not batch_samples:
+            return None
+        count = sum(self.loss.weight(batch["labels"]) for batch in batch_samples).to(device)
+        if self.args.world_size > 1:  # whose gradients DDP averages
+            count = self.accelerator.gather(count.float()).mean()
+        return count
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The model's own loss on its own inputs.
+        """The run's loss (:class:`.loss.TrainingLoss`) of the model's logits.
 
         Raises
         ------
@@ -145,8 +174,8 @@ class CTTrainer(PushesToHub, Trainer):
         """
         if model.training:
             self._keep_frozen_parts_in_eval_mode()
-        outputs = model(pixel_values=inputs["pixel_values"], labels=inputs["labels"])
-        loss = outputs["loss"]
+        outputs = model(pixel_values=inputs["pixel_values"])
+        loss = self.loss(outputs["logits"], inputs["labels"], num_items_in_batch)
         if not torch.isfinite(loss):
             raise CTVideoError(self._describe_bad_loss(loss, outputs["logits"], inputs))
         return (loss, outputs) if return_outputs else loss
@@ -222,14 +251,15 @@ class CTTrainer(PushesToHub, Trainer):
         metric_key_prefix="eval",
     ) -> EvalLoopOutput:
         """Score a dataset; metrics are the same whatever the number of processes."""
-        self._share_buffers()
-        output = super().evaluation_loop(
-            dataloader,
-            description,
-            prediction_loss_only=False,
-            ignore_keys=ignore_keys,
-            metric_key_prefix=metric_key_prefix,
-        )
+        with self._averaged():
+            self._share_buffers()
+            output = super().evaluation_loop(
+                dataloader,
+                description,
+                prediction_loss_only=False,
+                ignore_keys=ignore_keys,
+                metric_key_prefix=metric_key_prefix,
+            )
         _, study_index, clip_start = output.label_ids
         self.predictions = predictions_from(
             dataloader.dataset, output.predictions, study_index, clip_start
@@ -264,6 +294,33 @@ class CTTrainer(PushesToHub, Trainer):
 
     # ---- saving ----------------------------------------------------------------------------------
 
+    def begin_average(self) -> None:
+        """Begin the running mean of the weights that ``args.ema`` asks for, unless there is one.
+
+        Raises
+        ------
+        CTVideoError
+            No process has all weights (FSDP, DeepSpeed).
+        """
+        if self.args.ema is None or self.average is not None:
+            return
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise CTVideoError(
+                "ema needs all weights on every process, which FSDP and DeepSpeed divide: train "
+                "with DDP or on one process, or leave ema out"
+            )
+        self.average = WeightAverage(self.accelerator.unwrap_model(self.model), self.args.ema)
+
+    def _averaged(self) -> AbstractContextManager:
+        """A block in which the model has the running mean of its weights, where there is one."""
+        return nullcontext() if self.average is None else self.average.applied()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.args.ema is not None:
+            self.begin_average()
+            self.average.load(Path(resume_from_checkpoint))
+
     def _save(self, output_dir=None, state_dict=None) -> None:
         with no_transformers_bars():
             super()._save(output_dir, state_dict)
@@ -276,7 +333,8 @@ class CTTrainer(PushesToHub, Trainer):
         """Save, mark the checkpoint whole, and only then let older ones go."""
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            super()._save_checkpoint(model, trial)
+            with self._averaged():
+                super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
@@ -284,6 +342,8 @@ class CTTrainer(PushesToHub, Trainer):
             return
         run_dir = self._get_output_dir(trial)
         folder = os.path.join(run_dir, f"checkpoint-{self.state.global_step}")
+        if self.average is not None:
+            self.average.save(Path(folder))
         mark_complete(folder, step=self.state.global_step, processes=self.args.world_size)
         rotate_checkpoints(
             output_dir=run_dir,

@@ -23,7 +23,7 @@ from ct_video_hf.models import (
     list_backbones,
     processor_for,
 )
-from ct_video_hf.models.loss import classification_loss
+from ct_video_hf.models.loss import classification_loss, known_weight
 
 FAMILIES = sorted(
     {get_backbone(name).config_class for name in list_backbones()}, key=lambda c: c.model_type
@@ -232,3 +232,79 @@ def test_the_model_gives_the_loss():
     expected = classification_loss(output.logits, torch.tensor([1.0, 0.0]), model.config)
     assert torch.equal(output.loss, expected)
     assert model(clip).loss is None
+
+
+@pytest.mark.parametrize("weights", [None, [3.0]])
+def test_smoothing_of_a_binary_target_is_the_softmax_of_two_classes(weights):
+    """One logit x is two logits (0, x): smoothed targets must then give the same loss."""
+    logits, labels = torch.randn(6, 1), torch.tensor([0.0, 1.0, 1.0, -1.0, 0.0, 1.0])
+    found = classification_loss(
+        logits, labels, CTSlowConfig(class_weights=weights), label_smoothing=0.2
+    )
+    two = torch.cat([torch.zeros(6, 1), logits], dim=1)
+    terms = nn.functional.log_softmax(two, dim=1) * torch.tensor([1.0, (weights or [1.0])[0]])
+    truth = torch.stack([1 - labels, labels], dim=1) * 0.8 + 0.1
+    expected = -(terms * truth).sum(dim=1)[labels >= 0].mean()
+    assert found == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5]])
+def test_smoothing_of_classes_is_that_of_torch(weights):
+    config = CTSlowConfig(
+        num_labels=3, problem_type="single_label_classification", class_weights=weights
+    )
+    logits, labels = torch.randn(5, 3), torch.tensor([0, 2, -1, 1, 2])
+    tensor = None if weights is None else torch.tensor(weights)
+    expected = nn.functional.cross_entropy(
+        logits, labels, weight=tensor, ignore_index=-1, label_smoothing=0.1
+    )
+    found = classification_loss(logits, labels, config, label_smoothing=0.1)
+    assert found == pytest.approx(expected.item())
+
+
+def test_focal_loss_is_that_of_the_paper():
+    """Lin et al. 2017, equation 5: -a_t (1 - p_t)^gamma log p_t; one logit equals two classes."""
+    logits = torch.randn(8, 1)
+    labels = torch.tensor([0.0, 1.0, 1.0, -1.0, 0.0, 1.0, 0.0, 0.0])
+    p = torch.sigmoid(logits[:, 0])
+    p_t = torch.where(labels == 1, p, 1 - p)
+    a_t = torch.where(labels == 1, 3.0, 1.0)
+    expected = (-a_t * (1 - p_t) ** 2 * p_t.log())[labels >= 0].mean()
+    config = CTSlowConfig(class_weights=[3.0])
+    assert classification_loss(logits, labels, config, focal_gamma=2.0) == pytest.approx(
+        expected.item(), rel=1e-5
+    )
+    two = CTSlowConfig(num_labels=2, problem_type="single_label_classification")
+    pairs = torch.cat([torch.zeros(8, 1), logits], dim=1)
+    plain = classification_loss(logits, labels, CTSlowConfig(), focal_gamma=2.0)
+    assert classification_loss(pairs, labels.long(), two, focal_gamma=2.0) == pytest.approx(
+        plain.item(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "single_label_classification"])
+def test_focal_loss_keeps_finite_gradients_where_the_network_is_sure(problem):
+    logits = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
+    labels = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    if problem == "single_label_classification":
+        labels = torch.tensor([0, 0])
+    config = CTSlowConfig(num_labels=2, problem_type=problem)
+    classification_loss(logits, labels, config, focal_gamma=0.5).backward()
+    assert torch.isfinite(logits.grad).all()
+    assert torch.count_nonzero(logits.grad)
+
+
+def test_parts_of_a_batch_with_its_divisor_add_up_to_the_whole():
+    config, weights = CTSlowConfig(num_labels=3), [1.0, 0.5, 2.0]
+    logits, labels = torch.randn(4, 3), torch.randint(0, 2, (4, 3)).float()
+    labels[0, 1], labels[3] = float("nan"), -1.0
+    whole = classification_loss(logits, labels, config, label_weights=weights)
+    divisor = known_weight(labels, config, weights)
+    assert divisor == pytest.approx(3 * 3.5 - 0.5)
+    parts = [
+        classification_loss(
+            logits[rows], labels[rows], config, label_weights=weights, divisor=divisor
+        )
+        for rows in (slice(0, 1), slice(1, 4))
+    ]
+    assert sum(parts) == pytest.approx(whole.item())

@@ -20,7 +20,8 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 CPU = REPOSITORY / "scripts" / "accelerate" / "two_cpu.yaml"
 #: A frozen backbone: batch norm statistics are per process, so only without them must the sum of
 #: two half batches be the whole batch.
-PROBE = {"freeze": "backbone", "lr": 0.05, "scheduler": "constant", "warmup": 0.0, "epochs": 3}
+PROBE = {"freeze": "backbone", "lr": 0.05, "scheduler": "constant", "warmup": 0.0, "epochs": 3,
+         "ema": 0.9}  # fmt: skip
 
 
 def launch(*target, **options):
