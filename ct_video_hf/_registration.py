@@ -1,9 +1,9 @@
-"""Makes transformers' Auto classes know this package's models, without importing transformers.
+"""Makes transformers know this package's models and its pipeline, without importing transformers.
 
-``import ct_video_hf`` has to register its models with ``AutoConfig`` and its siblings, yet
-``ct-video-hf --help`` has to answer at once, and importing transformers and torch takes seconds.
-So the registration waits for transformers' auto modules, whoever imports them, or runs at once
-when they are there already.
+``import ct_video_hf`` has to register its models with ``AutoConfig`` and its siblings, and its task
+with ``transformers.pipeline``, yet ``ct-video-hf --help`` has to answer at once, and importing
+transformers and torch takes seconds. So each registration waits for transformers' modules that it
+is about, whoever imports them, or runs at once when they are there already.
 
 transformers imports its auto modules in the middle of others, such as ``modeling_utils``, which
 this package's models need whole. So the registration runs when the outermost import of a
@@ -28,7 +28,11 @@ _AUTO_MODULES = frozenset(
     f"{_AUTO_PACKAGE}.{name}"
     for name in ("configuration_auto", "modeling_auto", "video_processing_auto", "processing_auto")
 )
-_MODELS_PACKAGE = "ct_video_hf.models"
+#: Our module whose import registers, and the modules of transformers any of which makes it due.
+_DUE = {
+    "ct_video_hf.models": _AUTO_MODULES,
+    "ct_video_hf._pipeline_task": frozenset({f"{_LIBRARY}.pipelines"}),
+}
 
 
 class _Counted(importlib.abc.Loader):
@@ -55,9 +59,10 @@ class _Counted(importlib.abc.Loader):
 
 
 class _TransformersFinder(importlib.abc.MetaPathFinder):
-    """Watches imports of transformers' modules until the models are registered."""
+    """Watches imports of transformers' modules until everything is registered."""
 
     def __init__(self) -> None:
+        self.waiting = dict(_DUE)
         #: ``depth``: modules of transformers that this thread is in the middle of importing.
         self.running = threading.local()
 
@@ -75,17 +80,18 @@ class _TransformersFinder(importlib.abc.MetaPathFinder):
         return None
 
     def register_if_due(self) -> None:
-        """Import this package's models once an auto module is there, and watch no longer."""
-        if not _AUTO_MODULES & sys.modules.keys():
-            return
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
-            importlib.import_module(_MODELS_PACKAGE)
+        """Import what is due of ours, and watch no longer once nothing is waiting."""
+        for module, triggers in list(self.waiting.items()):
+            if triggers & sys.modules.keys() and self.waiting.pop(module, None) is not None:
+                if not self.waiting and self in sys.meta_path:
+                    sys.meta_path.remove(self)
+                importlib.import_module(module)
 
 
 def register_when_transformers_is_imported() -> None:
-    """Register this package's models now if transformers' auto modules are loaded, else then."""
-    if _AUTO_MODULES & sys.modules.keys():
-        importlib.import_module(_MODELS_PACKAGE)
-    elif not any(isinstance(finder, _TransformersFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _TransformersFinder())
+    """Register models and pipeline now if transformers' modules are loaded, else then."""
+    if any(isinstance(finder, _TransformersFinder) for finder in sys.meta_path):
+        return
+    finder = _TransformersFinder()
+    sys.meta_path.insert(0, finder)
+    finder.register_if_due()

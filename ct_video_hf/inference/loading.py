@@ -76,7 +76,9 @@ class LoadedModel:
         }
 
 
-def load_model(name_or_path: str | Path, *, revision: str | None = None) -> LoadedModel:
+def load_model(
+    name_or_path: str | Path, *, revision: str | None = None, token: str | bool | None = None
+) -> LoadedModel:
     """Load a network and its processor.
 
     Parameters
@@ -86,6 +88,8 @@ def load_model(name_or_path: str | Path, *, revision: str | None = None) -> Load
         (``HF_ENDPOINT``, ``HF_HUB_OFFLINE`` and the cache are honoured).
     revision : str, optional
         Branch, tag or commit on the Hub. Model and processor come from the same commit.
+    token : str or bool, optional
+        For the Hub, instead of the one that `hf auth login` or ``HF_TOKEN`` left.
 
     Raises
     ------
@@ -109,14 +113,14 @@ def load_model(name_or_path: str | Path, *, revision: str | None = None) -> Load
         raise ModelLoadError(
             f"There is no folder {str(name_or_path)!r}, and that is no Hub id (user/model) either."
         )
-    return _from_hub(str(name_or_path), revision)
+    return _from_hub(str(name_or_path), revision, token)
 
 
-def _from_hub(repo: str, revision: str | None) -> LoadedModel:
+def _from_hub(repo: str, revision: str | None, token: str | bool | None) -> LoadedModel:
     from ..models.hub_files import HubFilesError, snapshot
 
     try:
-        folder = snapshot(repo, revision)  # no code is fetched
+        folder = snapshot(repo, revision, token=token)  # no code is fetched
     except HubFilesError as error:
         raise ModelLoadError(str(error)) from error
     return _from_folder(folder, name=repo, revision=revision or "main", commit=folder.name)

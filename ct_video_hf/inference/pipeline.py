@@ -19,6 +19,7 @@ from ..evaluation import describe_aggregation
 from ..models.hu_clips import AIR_HU, as_hu
 from ..progress import Progress
 from .backends import choose_backend
+from .batch import Batch
 from .choices import (
     check_choices,
     choose_device,
@@ -145,19 +146,29 @@ class CTVideoPipeline:
         self._not_calibrated = why_not_calibrated(loaded, self.labels, stride)
 
     def __call__(
-        self, scans: Any, *, include_ids: bool = False, progress: Progress = False
+        self,
+        scans: Any,
+        *,
+        include_ids: bool = False,
+        progress: Progress = False,
+        on_error: str = "row",
     ) -> dict[str, Any] | list[dict[str, Any]]:
-        """Predict one scan or a list of scans.
+        """Predict one scan, a list of scans, or a folder of studies.
 
         Parameters
         ----------
         scans : path, CTVolume, or list of them
-            A list gives a list, in order. The next scan is read while one is computed.
+            A list gives a list, in order, and so does a folder that holds several studies, see
+            :func:`.studies.find_studies`. The next scan is read while one is computed.
         include_ids : bool
-            Give the SOP Instance UIDs of the key slices, which are identifiers.
+            Give the SOP Instance UIDs of clips and key slices, which are identifiers.
         progress : bool or callable
             Show a progress bar on stderr. A callable is told (done, total) instead, of slices that
             are read and then of clips, and what it raises ends the work; for one scan only.
+        on_error : {"row", "raise"}
+            What a scan of several that fails becomes: a dictionary with ``study``, ``error`` and
+            ``error_type`` while the others go on, or the end of the work. The error of a single
+            scan is always raised.
 
         Returns
         -------
@@ -167,25 +178,21 @@ class CTVideoPipeline:
             ``label``, ``study_probabilities`` (by label), ``operating_points`` (of a calibrated
             model), ``aggregation``, ``clips``, ``key_slices``, ``key_slice_rule``, ``report``,
             ``model``, ``precision``, ``backend``, ``timings_s``, ``slice_relevance`` (see
-            :func:`.results.along_the_body`; None where the network does not tell).
+            :func:`.results.along_the_body`; None where the network does not tell). Of several
+            scans each also has ``study``: the path below the folder given, or its own name; None
+            for a CTVolume.
 
         Raises
         ------
         CTReadError
             A scan that cannot be read under the policy.
         CTVideoError
-            Too few slices, or values that are not Hounsfield units. In a list the first error
-            ends the work; :meth:`predict_many` goes on.
+            Too few slices, or values that are not Hounsfield units.
         """
-        if isinstance(scans, list | tuple):
-            results = []
-            for outcome in self.predict_many(
-                scans, include_ids=include_ids, progress=bool(progress)
-            ):
-                if outcome.error is not None:
-                    raise outcome.error
-                results.append(outcome.result)
-            return results
+        batch = Batch.of(scans)
+        if batch is not None:
+            options = {"include_ids": include_ids, "progress": bool(progress)}
+            return batch.results(self.predict_many, on_error, **options)
         volume, seconds = self._read(scans, full_size=False, progress=progress)
         return self._predict(volume, seconds, include_ids=include_ids, progress=progress)
 
@@ -247,7 +254,15 @@ class CTVideoPipeline:
         scores = self.scorer.study(planes, starts, timings, progress)
         odds = log_odds(scores.logits, self.model.config.problem_type)
         study = study_log_odds(odds, *self.loaded.aggregation)
-        clips = clip_rows(volume, starts, scores.lengths, odds, self.label, self.labels)
+        clips = clip_rows(
+            volume,
+            starts,
+            scores.lengths,
+            odds,
+            self.label,
+            self.labels,
+            include_ids=include_ids,
+        )
         relevance = None
         if scores.activation is not None:
             relevance = slice_relevance(scores.activation, scores.lengths)

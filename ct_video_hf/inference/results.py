@@ -83,24 +83,34 @@ def clip_rows(
     odds: np.ndarray,
     label: int,
     labels: list[str],
+    *,
+    include_ids: bool,
 ) -> list[dict[str, Any]]:
     """One dictionary a clip: start, stop (half-open, without padding), score, place in the body.
 
     ``z_mm`` holds the centres of the first and the last slice; ``source_index`` their places in
-    source order (None for a slice that was interpolated). With several labels, ``scores`` holds
-    the score of each.
+    source order and ``source_slices`` those of all slices from the first to the last, for source
+    order need not follow the body (None for a slice that was interpolated). ``source_range`` is
+    the lowest and the highest of them; None where no slice is of the source. With ``include_ids``
+    ``sop_instance_uids`` names each slice. With several labels, ``scores`` holds the score of each.
     """
     z = volume.z_mm
     rows = []
     for start, length, values in zip(starts.tolist(), lengths.tolist(), odds, strict=True):
         last = start + length - 1
+        source = list(volume.source_index[start : last + 1])
+        known = [index for index in source if index is not None]
         row = {
             "start": start,
             "stop": last + 1,
             "score": sigmoid(float(values[label])),
             "z_mm": [float(z[start]), float(z[last])],
-            "source_index": [volume.source_index[start], volume.source_index[last]],
+            "source_index": [source[0], source[-1]],
+            "source_range": [min(known), max(known)] if known else None,
+            "source_slices": source,
         }
+        if include_ids:
+            row["sop_instance_uids"] = list(volume.slice_ids[start : last + 1])
         if len(labels) > 1:
             scores = (sigmoid(float(value)) for value in values)
             row["scores"] = dict(zip(labels, scores, strict=True))

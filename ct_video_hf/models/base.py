@@ -16,6 +16,7 @@ from transformers import initialization as init
 from .loss import classification_loss
 from .outputs import CTVideoClassifierOutput, CTVideoModelOutput
 from .recompute import OnceCounted, rest_frozen_parts
+from .volume_pipeline import CUSTOM_PIPELINES
 
 __all__ = [
     "CTVideoBackbone",
@@ -69,6 +70,8 @@ class CTVideoConfig(PreTrainedConfig):
             kwargs["num_labels"] = 1
         if self.problem_type is None:
             self.problem_type = "multi_label_classification"
+        if not __name__.startswith("transformers_modules."):  # then the task is the package's own
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
     @property
@@ -114,9 +117,12 @@ class CTVideoConfig(PreTrainedConfig):
             )
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What is saved: labels always, for transformers would leave out two of them."""
+        """What is saved: labels always, for transformers would leave out two of them.
+
+        And what a pipeline needs, for those who have no package, see ``volume_pipeline``.
+        """
         labels = {"id2label": self.id2label, "label2id": self.label2id}
-        return super().to_diff_dict() | labels
+        return super().to_diff_dict() | labels | {"custom_pipelines": CUSTOM_PIPELINES}
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any):
         """Save as transformers does, naming every Auto class whose code travels along."""

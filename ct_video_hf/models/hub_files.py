@@ -22,7 +22,13 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None
 
 
-def snapshot(repo: str, revision: str | None = None, *, files: Iterable[str] = DATA_FILES) -> Path:
+def snapshot(
+    repo: str,
+    revision: str | None = None,
+    *,
+    files: Iterable[str] = DATA_FILES,
+    token: str | bool | None = None,
+) -> Path:
     """Fetch files of a model repository into the Hub's cache, or find them there.
 
     Parameters
@@ -34,6 +40,8 @@ def snapshot(repo: str, revision: str | None = None, *, files: Iterable[str] = D
     files : iterable of str
         Patterns of what to fetch at the top level of the repository; the default is JSON and
         safetensors.
+    token : str or bool, optional
+        Instead of the one that is stored on this machine or in ``HF_TOKEN``.
 
     Returns
     -------
@@ -51,6 +59,7 @@ def snapshot(repo: str, revision: str | None = None, *, files: Iterable[str] = D
         folder = snapshot_download(
             repo,
             revision=revision,
+            token=token,
             allow_patterns=list(files),
             ignore_patterns=["*/*"],  # nor checkpoints of the training run
         )

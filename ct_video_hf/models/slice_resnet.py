@@ -183,19 +183,19 @@ class CTSliceResNetModel(CTVideoBackbone):
         """
         batch, _, frames = video.shape[:3]
         slices = video.transpose(1, 2).flatten(0, 1)
-        kept = [self._run_slices(part, keep_states) for part in slices.split(self._at_once(slices))]
+        kept = [self._run_slices(part, keep_states) for part in self._parts(slices)]
         states = tuple(
             torch.cat(parts).unflatten(0, (batch, frames)).transpose(1, 2)
             for parts in zip(*kept, strict=True)
         )
         return states[-1], self.head_pool(states[-1]), states if keep_states else ()
 
-    def _at_once(self, slices: torch.Tensor) -> int:
+    def _parts(self, slices: torch.Tensor) -> Sequence[torch.Tensor]:
         count = self.config.slices_at_once
-        if count is None:
-            return len(slices)
         norms = (m for m in self.modules() if isinstance(m, nn.BatchNorm2d))
-        return len(slices) if any(norm.training for norm in norms) else count
+        if count is None or any(norm.training for norm in norms):
+            return [slices]  # no split: a recorded network would keep the size of the batch
+        return slices.split(count)
 
     def _run_slices(self, slices: torch.Tensor, keep_states: bool) -> Sequence[torch.Tensor]:
         """Features (slice, channel, row, column) after each block, or after the last alone."""

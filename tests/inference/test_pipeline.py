@@ -137,12 +137,12 @@ def test_something_else_is_refused(predict):
         predict(chest_hu(40))
 
 
-def test_lists_keep_order_and_raise(predict):
+def test_lists_keep_order_and_raise_when_asked(predict):
     volumes = [volume_of(chest_hu(24, seed=seed)) for seed in range(3)]
     results = predict(volumes)
     assert [r["study_logit"] for r in results] == [predict(v)["study_logit"] for v in volumes]
     with pytest.raises(CTVideoError):
-        predict([volumes[0], volume_of(chest_hu(3))])
+        predict([volumes[0], volume_of(chest_hu(3))], on_error="raise")
 
 
 def test_many_go_on_after_an_error(predict, tmp_path):
@@ -212,7 +212,7 @@ def test_timings_add_up(predict):
     assert 0 < parts <= timings["total"] + 1e-3
 
 
-def _calibrated(folder, **changes):
+def calibrated(folder, **changes):
     from ct_video_hf.evaluation.calibration import Calibration, OperatingPoint
 
     fields = {
@@ -225,7 +225,7 @@ def _calibrated(folder, **changes):
 
 
 def test_the_models_calibration_is_used_and_said(tmp_path):
-    folder = _calibrated(tiny_model_folder(tmp_path / "tiny"))
+    folder = calibrated(tiny_model_folder(tmp_path / "tiny"))
     result = ct_video_hf.pipeline(folder, device="cpu")(volume_of(chest_hu(40)))
     assert result["calibrated"] is True
     assert result["calibration"].startswith("temperature scaling (T = 4), fitted on 40 validation")
@@ -246,7 +246,7 @@ def test_the_models_calibration_is_used_and_said(tmp_path):
     ],
 )
 def test_a_calibration_for_something_else_is_not_used(tmp_path, changes, options, words):
-    folder = _calibrated(tiny_model_folder(tmp_path / "tiny"), **changes)
+    folder = calibrated(tiny_model_folder(tmp_path / "tiny"), **changes)
     result = ct_video_hf.pipeline(folder, device="cpu", **options)(volume_of(chest_hu(40)))
     assert result["calibrated"] is False
     assert words in result["calibration"]
