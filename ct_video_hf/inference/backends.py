@@ -1,39 +1,26 @@
 """What computes a network's features: PyTorch as it is, or a recorded and rewritten graph.
 
 A backend maps clips to the tensors that scores and key slices come from (the backbone's
-``to_explain``); what follows, and is differentiated, is always eager PyTorch.
-:func:`.fast_graph.fast_graph` takes any module of tensors, so a backbone may later be recorded in
-two parts, one computed once a slice and one once a clip.
+``to_explain``); what follows, and is differentiated, is always eager PyTorch. Where a network's
+first stages see each slice alone (``slice_stages``), a backend also computes it in two parts, one
+once a slice and one once a clip.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import CTVideoError
 from ..models.base import CTVideoClassifier
 from ..training.memory import keep_freed_memory
-from .fast_graph import fast_graph
+from .fast_backend import FastBackend
 
 __all__ = ["BACKENDS", "Backend", "choose_backend"]
 
-logger = logging.getLogger(__name__)
-
 BACKENDS = ("auto", "eager", "fast")
-
-#: Largest difference of float32 features, relative to the largest feature, that "fast" may have.
-TOLERANCE = 1e-4
-#: The same for bfloat16, as a root mean square: a rewritten network that is another one has 1.
-BFLOAT16_TOLERANCE = 0.3
-#: Below this work a clip, recording costs more than a study gains.
-_SMALL_GFLOP = 5.0
 
 
 class Backend(Protocol):
@@ -41,9 +28,23 @@ class Backend(Protocol):
 
     #: Seconds spent on recording and checking since they were last taken.
     setup_seconds: float
+    #: Whether it has the two parts: :meth:`share`, :meth:`slices` and :meth:`from_slices`.
+    shares: bool
 
     def __call__(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What the backbone's ``to_explain`` gives."""
+
+    def share(self, clip: torch.Tensor) -> None:
+        """Get ready for :meth:`slices` and :meth:`from_slices` of clips like this one.
+
+        ``clip`` is (1, frame, channel, row, column); only for networks with ``slice_stages``.
+        """
+
+    def slices(self, slices: torch.Tensor) -> torch.Tensor:
+        """Features (slice, feature, row, column) of slices (slice, channel, row, column)."""
+
+    def from_slices(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """As a call, from the slices' features (clip, feature, frame, row, column)."""
 
     @property
     def name(self) -> str:
@@ -56,6 +57,8 @@ class Backend(Protocol):
 
 class EagerBackend:
     """PyTorch, one operation at a time; 16-bit kinds through autocast."""
+
+    shares = True
 
     def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         self.model = model
@@ -76,121 +79,16 @@ class EagerBackend:
         with torch.no_grad():
             return self.model.backbone.to_explain(pixel_values)
 
+    def share(self, clip: torch.Tensor) -> None:
+        self.model.backbone.check_pixel_values(clip)
 
-class _ToExplain(nn.Module):
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
+    def slices(self, slices: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return self.model.backbone.slice_features(slices)
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return self.backbone.to_explain(pixel_values)
-
-
-class FastBackend:
-    """The recorded and rewritten network, clip by clip; checked once against PyTorch as it is.
-
-    The first clip of a shape goes through both. ``strict`` raises where the fast path cannot be
-    had, does not agree, or cannot be checked; otherwise the network then stays eager, with the
-    reason in the log and in :attr:`name`. Not strict, it also stays eager where it is too small to
-    gain, or where the fast path was no faster on that clip.
-    """
-
-    def __init__(self, eager: EagerBackend, strict: bool) -> None:
-        self.eager = eager
-        self.strict = strict
-        self.setup_seconds = 0.0
-        self.run: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] | None = None
-        self.shape: tuple[int, ...] | None = None
-        self.reason = ""
-
-    @property
-    def name(self) -> str:
-        if self.shape is not None and self.run is None:
-            return f"{self.eager.name} ({self.reason})"
-        return f"PyTorch {torch.__version__} fast graph, cpu"
-
-    @property
-    def precision(self) -> str:
-        if self.shape is not None and self.run is None:
-            return self.eager.precision
-        return str(self.eager.dtype).removeprefix("torch.")
-
-    def __call__(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        pixel_values = self.eager.model.backbone.check_pixel_values(pixel_values)
-        if self.shape != tuple(pixel_values.shape[1:]):
-            begin = time.perf_counter()
-            self._set_up(pixel_values[:1])
-            self.setup_seconds += time.perf_counter() - begin
-        if self.run is None:
-            return self.eager(pixel_values)
-        clips = [self.run(clip.unsqueeze(0)) for clip in pixel_values]
-        return tuple(torch.cat(parts) for parts in zip(*clips, strict=True))
-
-    def _set_up(self, clip: torch.Tensor) -> None:
-        self.shape, self.run = tuple(clip.shape[1:]), None
-        with torch.autocast("cpu", enabled=False), torch.no_grad():
-            begin = time.perf_counter()
-            with FlopCounterMode(display=False) as counter:
-                expected = self.eager(clip)
-            eager_seconds = time.perf_counter() - begin
-            gflop = counter.get_total_flops() / 1e9
-            if not self.strict and gflop < _SMALL_GFLOP:
-                self.reason = "the network is small"
-                return
-            try:
-                run = fast_graph(_ToExplain(self.eager.model.backbone), clip, self.eager.dtype)
-                seconds, found = _timed(run, clip)
-            except Exception as error:  # recording fails in many ways, all of which leave eager
-                self._refuse(f"the network cannot be recorded: {_first_line(error)}", error)
-                return
-            if not self._agrees(found, expected):
-                return
-            if not self.strict and min(seconds, _timed(run, clip)[0]) > eager_seconds:
-                self.reason = "the fast graph was slower"
-                logger.info("eager network: %s on the first clip", self.reason)
-                return
-        self.run = run
-
-    def _agrees(self, found: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> bool:
-        exact = self.eager.dtype == torch.float32
-        far = max(_relative(one, other, exact) for one, other in zip(found, expected, strict=True))
-        limit = TOLERANCE if exact else BFLOAT16_TOLERANCE
-        if far <= limit:
-            logger.info("fast graph: features differ by %.1e from the eager network's", far)
-            return True
-        self._refuse(f"the rewritten network's features differ by {far:.1e}, {limit:.0e} at most")
-        return False
-
-    def _refuse(self, reason: str, error: Exception | None = None) -> None:
-        if self.strict:
-            raise CTVideoError(
-                f"Backend 'fast' cannot be used: {reason}. Use backend 'eager'."
-            ) from error
-        self.reason = reason
-        logger.warning("eager network: %s", reason)
-
-
-def _timed(run: Callable[[torch.Tensor], Any], clip: torch.Tensor) -> tuple[float, Any]:
-    begin = time.perf_counter()
-    found = run(clip)
-    return time.perf_counter() - begin, found
-
-
-def _relative(found: torch.Tensor, expected: torch.Tensor, exact: bool) -> float:
-    """Difference over size: the largest of each, or the root mean squares."""
-    if found.shape != expected.shape or not torch.isfinite(found).all():
-        return float("inf")
-    expected = expected.float()
-    difference = found - expected
-    if exact:
-        size, far = expected.abs().max(), difference.abs().max()
-    else:
-        size, far = expected.square().mean().sqrt(), difference.square().mean().sqrt()
-    return float(far / size) if size > 0 else float(far)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    def from_slices(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with torch.no_grad():
+            return self.model.backbone.explain_slices(features)
 
 
 def choose_backend(

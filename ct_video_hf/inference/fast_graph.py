@@ -74,7 +74,11 @@ _CONVOLUTIONS = (aten.conv3d.default, aten.conv2d.default)
 
 
 def fast_graph(
-    network: nn.Module, clip: torch.Tensor, dtype: torch.dtype = torch.float32
+    network: nn.Module,
+    clip: torch.Tensor,
+    dtype: torch.dtype = torch.float32,
+    *,
+    widen: bool = True,
 ) -> Callable[[torch.Tensor], tuple[torch.Tensor, ...]]:
     """Record ``network`` for clips like ``clip`` and rewrite it for a CPU.
 
@@ -87,11 +91,14 @@ def fast_graph(
         An input of the shape that the result will take.
     dtype : torch.dtype
         float32, or bfloat16 for weights and activations (sums stay in float32).
+    widen : bool
+        Give float32 whatever ``dtype`` is; otherwise what the network ends in, as for a part of a
+        network that another recorded part goes on from.
 
     Returns
     -------
     callable
-        clip -> tuple of float32 tensors, for clips of that shape.
+        clip -> tuple of tensors, for clips of that shape.
     """
     with torch.no_grad():
         module = torch.export.export(network, (clip,), strict=False).module()
@@ -104,17 +111,19 @@ def fast_graph(
         rewriter.fuse_convolutions()
         rewriter.fuse_linears()
         rewriter.overwrite_dead_operands()
-        return _Runner(rewriter.finish(), dtype)
+        return _Runner(rewriter.finish(), dtype, widen)
 
 
 class _Runner:
-    def __init__(self, module: fx.GraphModule, dtype: torch.dtype) -> None:
+    def __init__(self, module: fx.GraphModule, dtype: torch.dtype, widen: bool) -> None:
         self.module = module
         self.dtype = dtype
+        self.widen = widen
 
     def __call__(self, clip: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            return tuple(tensor.float() for tensor in self.module(clip.to(self.dtype)))
+            parts = self.module(clip.to(self.dtype))
+            return tuple(part.float() for part in parts) if self.widen else tuple(parts)
 
 
 class _Rewriter:

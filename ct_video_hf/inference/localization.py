@@ -9,7 +9,7 @@ import torch
 
 from ..models.base import CTVideoClassifier
 
-__all__ = ["clip_forward", "slice_relevance"]
+__all__ = ["clip_forward", "parts_forward", "slice_relevance"]
 
 
 def clip_forward(
@@ -47,10 +47,19 @@ def clip_forward(
     if not isinstance(model, CTVideoClassifier):
         with torch.no_grad():
             return model(**{model.main_input_name: pixel_values}).logits.float(), None
-    backbone = model.backbone
     with torch.no_grad():
-        parts = (compute or backbone.to_explain)(pixel_values)
-    features, grid, pooled = backbone.explain_from(*parts)
+        parts = (compute or model.backbone.to_explain)(pixel_values)
+    return parts_forward(model, parts, label, pixel_values.shape[1])
+
+
+def parts_forward(
+    model: CTVideoClassifier, parts: tuple[torch.Tensor, ...], label: int, frames: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :func:`clip_forward`, from what the backbone's ``to_explain`` gave for ``frames`` frames.
+
+    Whatever computed them: a :mod:`.backends` backend, or features that clips share.
+    """
+    features, grid, pooled = model.backbone.explain_from(*parts)
     with torch.no_grad():
         logits = model.classify(features.pooled_grid).float()
     with torch.enable_grad():
@@ -58,7 +67,6 @@ def clip_forward(
         (gradient,) = torch.autograd.grad(target, grid)
     speaks = (gradient.float() * grid.detach().float()).sum(1).clamp(min=0)
     along = speaks.amax((2, 3)).unsqueeze(1)  # (clip, 1, t)
-    frames = pixel_values.shape[1]
     return logits, torch.nn.functional.interpolate(along, frames, mode="linear")[:, 0]
 
 

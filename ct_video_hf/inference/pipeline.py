@@ -141,6 +141,7 @@ class CTVideoPipeline:
             dtype=self.dtype,
             label=self.label,
             batch_size=batch_size,
+            stride=stride,
             name=loaded.name,
         )
         self._not_calibrated = why_not_calibrated(loaded, self.labels, stride)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +12,13 @@ import torch
 
 from ..errors import CTVideoError
 from ..models import CTVideoProcessor
+from ..models.base import CTVideoClassifier
+from ..models.hu_clips import AIR_HU
 from ..progress import Progress, counter
 from .backends import Backend
-from .localization import clip_forward
+from .fast_backend import SLICES_AT_ONCE
+from .localization import clip_forward, parts_forward
+from .slice_window import SliceWindow
 
 __all__ = ["ClipScorer", "ClipScores"]
 
@@ -41,6 +46,11 @@ class ClipScores:
 class ClipScorer:
     """A network with its processor, backend and arithmetic.
 
+    Each slice is windowed once, however many clips hold it, and where the network's first stages
+    see each slice alone and clips overlap (:attr:`shares`), those stages are computed once a slice
+    too. Memory holds the slices of one batch of clips and :data:`.fast_backend.SLICES_AT_ONCE`
+    more, as features of the last such stage, and what the network takes for one batch.
+
     Attributes
     ----------
     model : torch.nn.Module
@@ -54,8 +64,12 @@ class ClipScorer:
         The logit that activations speak for.
     batch_size : int
         Clips in the network at a time.
+    stride : int or None
+        Slices between the starts of clips; None for the processor's.
     name : str
         How errors name the network.
+    share : bool
+        False computes every clip on its own.
     """
 
     model: torch.nn.Module
@@ -65,10 +79,26 @@ class ClipScorer:
     dtype: torch.dtype
     label: int
     batch_size: int
+    stride: int | None
     name: str
+    share: bool = True
+
+    @property
+    def shares(self) -> bool:
+        """Whether overlapping clips share what is computed slice by slice."""
+        stride = self.stride or self.processor.stride or self.processor.num_frames
+        if not self.share or stride >= self.processor.num_frames:
+            return False
+        if not isinstance(self.model, CTVideoClassifier) or not self.backend.shares:
+            return False
+        return self.model.backbone.slice_stages > 0
 
     def study(
-        self, planes: np.ndarray, starts: np.ndarray, timings: dict[str, float], progress: Progress
+        self,
+        planes: np.ndarray,
+        starts: np.ndarray,
+        timings: dict[str, float],
+        progress: Progress,
     ) -> ClipScores:
         """All clips of a study.
 
@@ -77,7 +107,7 @@ class ClipScorer:
         planes : numpy.ndarray
             int16 HU (slice, row, column) as the network will see them.
         starts : numpy.ndarray
-            First slice of each clip.
+            First slice of each clip, ascending.
         timings : dict
             Seconds are added to its ``prepare``, ``setup`` and ``forward``.
         progress : bool or callable
@@ -88,22 +118,21 @@ class ClipScorer:
         CTVideoError
             A score that is no number.
         """
-        lengths, logits, activations = [], [], []
-        with counter(len(starts), progress, unit="clip") as advance:
+        begin, prepared = time.perf_counter(), timings["prepare"]
+        frames = self.processor.num_frames
+        logits, activations = [], []
+        with counter(len(starts), progress, unit="clip") as advance, self._arithmetic():
+            window = self._window(planes, starts, timings)
             for first in range(0, len(starts), self.batch_size):
-                begin = time.perf_counter()
-                clips, valid = self.processor.cut(planes, starts[first : first + self.batch_size])
-                pixel_values = self.processor.to_pixel_values(clips)
-                ready = time.perf_counter()
-                scores, activation = self.clips(pixel_values)
-                setup, self.backend.setup_seconds = self.backend.setup_seconds, 0.0
-                timings["prepare"] += ready - begin
-                timings["setup"] += setup
-                timings["forward"] += time.perf_counter() - ready - setup
-                lengths.append(valid)
+                batch = starts[first : first + self.batch_size]
+                scores, activation = self._batch(window.clips(batch, frames))
                 logits.append(scores)
                 activations.append(activation)
-                advance(len(valid))
+                advance(len(batch))
+        setup, self.backend.setup_seconds = self.backend.setup_seconds, 0.0
+        timings["setup"] += setup
+        apart = timings["prepare"] - prepared + setup
+        timings["forward"] += time.perf_counter() - begin - apart
         every = np.concatenate(logits)
         if not np.isfinite(every).all():
             raise CTVideoError(
@@ -111,16 +140,64 @@ class ClipScorer:
                 f"{self.backend.precision}. Its weights are damaged, or need float32."
             )
         along = None if activations[0] is None else np.concatenate(activations)
-        return ClipScores(np.concatenate(lengths), every, along)
+        return ClipScores(np.minimum(len(planes) - starts, frames), every, along)
 
     def clips(self, pixel_values: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
         """Logits (clip, label) and activations (clip, frame) of processed clips."""
         pixel_values = pixel_values.to(self.device)
+        with self._arithmetic():
+            return _as_arrays(*clip_forward(self.model, pixel_values, self.label, self.backend))
+
+    def _window(
+        self, planes: np.ndarray, starts: np.ndarray, timings: dict[str, float]
+    ) -> SliceWindow:
+        """What clips are made of: pixels (slice, channel, row, column), or shared features."""
+        frames = self.processor.num_frames
+        total = int(starts[-1]) + frames
+
+        def pixels_of(first: int, stop: int) -> torch.Tensor:
+            begin = time.perf_counter()
+            pixels = self._pixels(planes, first, stop)
+            timings["prepare"] += time.perf_counter() - begin
+            return pixels
+
+        pixels = SliceWindow(pixels_of, total, SLICES_AT_ONCE)
+        if not self.shares:
+            return pixels
+        self.backend.share(pixels.clips(starts[:1], frames))
+
+        def features_of(first: int, stop: int) -> torch.Tensor:
+            return self.backend.slices(pixels.between(first, stop))
+
+        return SliceWindow(features_of, total, SLICES_AT_ONCE)
+
+    def _pixels(self, planes: np.ndarray, first: int, stop: int) -> torch.Tensor:
+        """Windowed slices (slice, channel, row, column); those after the last slice are air."""
+        some = planes[first:stop]
+        if len(some) < stop - first:
+            padding = np.full((stop - first - len(some), *planes.shape[1:]), AIR_HU, np.int16)
+            some = np.concatenate([some, padding])
+        return self.processor.to_pixel_values(some[None])[0].to(self.device)
+
+    def _batch(self, clips: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
+        """Scores of clips (clip, frame, channel or feature, row, column)."""
+        if not self.shares:
+            return _as_arrays(*clip_forward(self.model, clips, self.label, self.backend))
+        parts = self.backend.from_slices(clips.transpose(1, 2))
+        return _as_arrays(*parts_forward(self.model, parts, self.label, clips.shape[1]))
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
         narrow = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype, enabled=narrow), _exact(self.device):
-            logits, activation = clip_forward(self.model, pixel_values, self.label, self.backend)
-        along = None if activation is None else activation.cpu().numpy()
-        return logits.double().cpu().numpy(), along
+            yield
+
+
+def _as_arrays(
+    logits: torch.Tensor, activation: torch.Tensor | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    along = None if activation is None else activation.cpu().numpy()
+    return logits.double().cpu().numpy(), along
 
 
 def _exact(device: torch.device) -> AbstractContextManager:

@@ -16,6 +16,7 @@ from transformers import initialization as init
 from .loss import classification_loss
 from .outputs import CTVideoClassifierOutput, CTVideoModelOutput
 from .recompute import OnceCounted, rest_frozen_parts
+from .slices import SliceStages
 from .volume_pipeline import CUSTOM_PIPELINES
 
 __all__ = [
@@ -245,7 +246,7 @@ def _init_norm(norm: nn.Module) -> None:
         init.zeros_(norm.num_batches_tracked)
 
 
-class CTVideoBackbone(CTVideoPreTrainedModel):
+class CTVideoBackbone(SliceStages, CTVideoPreTrainedModel):
     """A video network without classifier; subclasses set ``blocks`` and ``head_pool``.
 
     ``blocks`` is a ModuleList of stem and stages on (batch, channel, frame, row, column);

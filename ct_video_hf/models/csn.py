@@ -24,6 +24,7 @@ from .resnet_parts import (
     norm_builder,
     smallest_window,
 )
+from .slices import leading_slice_stages
 
 __all__ = ["BACKBONES", "CTCSNConfig", "CTCSNForVideoClassification", "CTCSNModel"]
 
@@ -165,6 +166,17 @@ class CTCSNModel(CTVideoBackbone):
         self.blocks = nn.ModuleList([stem, *stages])
         self.head_pool = make_head_pool(config.head_pool, config.head_pool_kernel)
         self.post_init()
+
+    @property
+    def slice_stages(self) -> int:
+        """Up to the first kernel or stride over slices; as published that is in the stem."""
+        config = self.config
+        if config.norm != "batch":
+            return 0
+        stem = (config.stem_kernel[0], config.stem_stride[0], config.stem_pool_stride[0])
+        kernels = [kernel[0] for kernel in config.kernels]
+        stages = zip(kernels, config.temporal_strides, strict=True)
+        return leading_slice_stages([stem, *stages])
 
 
 class CTCSNForVideoClassification(CTVideoClassifier):

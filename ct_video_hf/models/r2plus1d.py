@@ -24,6 +24,7 @@ from .resnet_parts import (
     norm_builder,
     smallest_window,
 )
+from .slices import leading_slice_stages
 
 __all__ = [
     "BACKBONES",
@@ -161,6 +162,16 @@ class CTR2Plus1DModel(CTVideoBackbone):
         self.blocks = nn.ModuleList([stem, *stages])
         self.head_pool = make_head_pool(config.head_pool, config.head_pool_kernel)
         self.post_init()
+
+    @property
+    def slice_stages(self) -> int:
+        """Up to the first kernel or stride over slices; as published the stem alone."""
+        config = self.config
+        if config.norm != "batch":
+            return 0
+        kernels = [kernel[0] for kernel in config.kernels]
+        stages = zip(kernels, config.temporal_strides, strict=True)
+        return leading_slice_stages([(config.stem_kernel[0], config.stem_stride[0]), *stages])
 
 
 class CTR2Plus1DForVideoClassification(CTVideoClassifier):

@@ -206,6 +206,17 @@ class CTSliceResNetModel(CTVideoBackbone):
                 states.append(slices)
         return states if keep_states else [slices]
 
+    @property
+    def slice_stages(self) -> int:
+        """All of them: what mixes slices comes after the last stage."""
+        return len(self.blocks)
+
+    def slice_features(self, slices: torch.Tensor) -> torch.Tensor:
+        """Features of pictures, see :meth:`.slices.SliceStages.slice_features`."""
+        for block in self.blocks:
+            slices = block(slices)
+        return slices
+
 
 class CTSliceResNetForVideoClassification(CTVideoClassifier):
     """A 2D ResNet on every slice with a classifier, and the slices pooled to the clip."""

@@ -23,6 +23,7 @@ from .resnet_parts import (
     norm_builder,
     smallest_window,
 )
+from .slices import leading_slice_stages
 
 __all__ = ["BACKBONES", "CTSlowConfig", "CTSlowForVideoClassification", "CTSlowModel"]
 
@@ -178,6 +179,17 @@ class CTSlowModel(CTVideoBackbone):
                 if hasattr(module, "block_final_bn"):
                     module.block_final_bn = False
         self.post_init()
+
+    @property
+    def slice_stages(self) -> int:
+        """Up to the first kernel or stride over slices; of Slow-R50 the stem and two stages."""
+        config = self.config
+        if config.norm != "batch":
+            return 0
+        stem = (config.stem_kernel[0], config.stem_stride[0], config.stem_pool_stride[0])
+        middle = [kernel[0] for kernel in config.spatial_kernels]
+        stages = zip(config.temporal_kernels, middle, config.temporal_strides, strict=True)
+        return leading_slice_stages([stem, *stages])
 
 
 class CTSlowForVideoClassification(CTVideoClassifier):

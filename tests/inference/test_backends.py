@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ct_video_hf.errors import CTVideoError
-from ct_video_hf.inference import backends
+from ct_video_hf.inference import fast_backend
 from ct_video_hf.inference.backends import choose_backend
 from ct_video_hf.inference.fast_graph import fast_graph
 from ct_video_hf.inference.localization import clip_forward
@@ -62,9 +62,9 @@ def test_auto_leaves_small_networks_eager_and_says_why():
 
 
 def test_auto_takes_the_fast_graph_where_it_gains(monkeypatch):
-    monkeypatch.setattr(backends, "_SMALL_GFLOP", 0.0)
+    monkeypatch.setattr(fast_backend, "_SMALL_GFLOP", 0.0)
     ticks = iter([0.0, 0.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0])  # eager 9 s, fast 1 s
-    monkeypatch.setattr(backends.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(fast_backend.time, "perf_counter", lambda: next(ticks))
     model = tiny_model("slow_tiny")
     auto = choose_backend("auto", model, CPU, torch.float32)
     auto(tiny_clip("slow_tiny", model=model))
@@ -72,9 +72,9 @@ def test_auto_takes_the_fast_graph_where_it_gains(monkeypatch):
 
 
 def test_auto_stays_eager_where_the_fast_graph_is_slower(monkeypatch):
-    monkeypatch.setattr(backends, "_SMALL_GFLOP", 0.0)
+    monkeypatch.setattr(fast_backend, "_SMALL_GFLOP", 0.0)
     ticks = iter([0.0, 0.0, 1.0, 10.0, 19.0, 20.0, 29.0, 30.0])  # eager 1 s, fast 9 s
-    monkeypatch.setattr(backends.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(fast_backend.time, "perf_counter", lambda: next(ticks))
     model = tiny_model("slow_tiny")
     auto = choose_backend("auto", model, CPU, torch.float32)
     auto(tiny_clip("slow_tiny", model=model))
@@ -84,12 +84,12 @@ def test_auto_stays_eager_where_the_fast_graph_is_slower(monkeypatch):
 def test_a_rewritten_network_that_differs_is_refused(monkeypatch, caplog):
     """The rewriting is broken on purpose: the check on the first clip has to find it."""
 
-    def off(network, clip, dtype):
-        run = fast_graph(network, clip, dtype)
+    def off(network, clip, dtype, **options):
+        run = fast_graph(network, clip, dtype, **options)
         return lambda pixels: tuple(part * 1.001 for part in run(pixels))
 
-    monkeypatch.setattr(backends, "_SMALL_GFLOP", 0.0)
-    monkeypatch.setattr(backends, "fast_graph", off)
+    monkeypatch.setattr(fast_backend, "_SMALL_GFLOP", 0.0)
+    monkeypatch.setattr(fast_backend, "fast_graph", off)
     model = tiny_model("slow_tiny")
     clips = tiny_clip("slow_tiny", model=model)
     with pytest.raises(CTVideoError, match="features differ by"):
