@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +29,7 @@ from .report import GeometryReport, Policy
 from .resample import fit_in_plane
 from .volume import AIR_HU, CTVolume, rounded_spacing
 
-__all__ = ["is_nifti", "read_nifti"]
+__all__ = ["StoredGrid", "is_nifti", "read_nifti", "stored_grid"]
 
 _UNITS_MM = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
 #: Length of a NIfTI-2 header, as it reads in either byte order.
@@ -38,6 +40,47 @@ FORM_TOLERANCE_MM = 0.1
 SHEAR_COSINE = 1.7e-3
 OBLIQUE_DEGREES = 1.0
 FEW_SLICES = 8
+
+
+@dataclass(frozen=True)
+class StoredGrid:
+    """How a NIfTI file stores its volume.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the stored axes.
+    order, flips : list
+        Which stored axis is slice, row and column of the volume that :func:`read_nifti` gives, and
+        whether it runs the other way.
+    affine : numpy.ndarray
+        (4, 4): index (slice, row, column, 1) of that volume to mm, LPS.
+    header : nibabel.Nifti1Header
+        The file's own.
+    """
+
+    shape: tuple[int, int, int]
+    order: list[int]
+    flips: list[bool]
+    affine: np.ndarray
+    header: Any
+
+
+def stored_grid(path: Path) -> StoredGrid:
+    """How a NIfTI file stores its volume; only its header is read.
+
+    Raises
+    ------
+    CTReadError
+        As :func:`read_nifti`.
+    """
+    collector = Collector("warn")
+    image = _load(path)
+    shape = _shape(image, path)
+    affine = _lps_affine(image, path, collector)
+    order, flips = _axes(affine[:3, :3], path, collector)
+    affine, _ = _reordered(affine, shape, order, flips)
+    return StoredGrid(shape, order, flips, affine, image.header)
 
 
 def is_nifti(path: Path) -> bool:

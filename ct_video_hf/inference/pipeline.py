@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ from .many import Outcome, outcomes
 from .probabilities import study_probabilities, why_not_calibrated
 from .results import along_the_body, clip_rows, key_slices, log_odds, study_log_odds
 from .scorer import ClipScorer
+
+if TYPE_CHECKING:
+    from .saliency import SaliencyMap
 
 __all__ = ["CTVideoPipeline", "Outcome", "pipeline"]
 
@@ -231,6 +234,13 @@ class CTVideoPipeline:
             for outcome in outcomes(scans, read, predict, keep_volumes=keep_volumes):
                 bar.update()
                 yield outcome
+
+    def saliency(self, scan: Any, *, progress: Progress = False) -> SaliencyMap:
+        """Where in a scan (path or CTVolume) its score comes from, see :mod:`.saliency`."""
+        from .saliency import study_saliency
+
+        volume, _ = self._read(scan, full_size=True, progress=progress)
+        return study_saliency(self, volume, progress=progress)
 
     def _read(self, scan: Any, full_size: bool, progress: Progress) -> tuple[CTVolume, float]:
         start = time.perf_counter()

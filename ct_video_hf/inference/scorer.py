@@ -121,8 +121,8 @@ class ClipScorer:
         begin, prepared = time.perf_counter(), timings["prepare"]
         frames = self.processor.num_frames
         logits, activations = [], []
-        with counter(len(starts), progress, unit="clip") as advance, self._arithmetic():
-            window = self._window(planes, starts, timings)
+        with counter(len(starts), progress, unit="clip") as advance, self.arithmetic():
+            window = self.window(planes, starts, timings)
             for first in range(0, len(starts), self.batch_size):
                 batch = starts[first : first + self.batch_size]
                 scores, activation = self._batch(window.clips(batch, frames))
@@ -145,10 +145,10 @@ class ClipScorer:
     def clips(self, pixel_values: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
         """Logits (clip, label) and activations (clip, frame) of processed clips."""
         pixel_values = pixel_values.to(self.device)
-        with self._arithmetic():
+        with self.arithmetic():
             return _as_arrays(*clip_forward(self.model, pixel_values, self.label, self.backend))
 
-    def _window(
+    def window(
         self, planes: np.ndarray, starts: np.ndarray, timings: dict[str, float]
     ) -> SliceWindow:
         """What clips are made of: pixels (slice, channel, row, column), or shared features."""
@@ -183,11 +183,19 @@ class ClipScorer:
         """Scores of clips (clip, frame, channel or feature, row, column)."""
         if not self.shares:
             return _as_arrays(*clip_forward(self.model, clips, self.label, self.backend))
-        parts = self.backend.from_slices(clips.transpose(1, 2))
+        parts = self.parts(clips)
         return _as_arrays(*parts_forward(self.model, parts, self.label, clips.shape[1]))
 
+    def parts(self, clips: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the backbone's ``to_explain`` gives, of clips of :meth:`window`."""
+        with torch.no_grad():
+            if self.shares:
+                return self.backend.from_slices(clips.transpose(1, 2))
+            return self.backend(clips)
+
     @contextmanager
-    def _arithmetic(self) -> Iterator[None]:
+    def arithmetic(self) -> Iterator[None]:
+        """Within it torch computes as this scorer does."""
         narrow = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype, enabled=narrow), _exact(self.device):
             yield
