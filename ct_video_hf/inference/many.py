@@ -10,6 +10,7 @@ from typing import Any
 
 from ..dicom import CTVolume
 from ..errors import CTVideoError
+from .failures import failure
 
 __all__ = ["Outcome", "outcomes"]
 
@@ -26,15 +27,15 @@ class Outcome:
         The scan as it was given.
     result : dict or None
         As from :meth:`.pipeline.CTVideoPipeline.__call__`; None when it failed.
-    error : Exception or None
-        Why it failed.
+    error : CTVideoError or None
+        Why it failed, in words without places on this machine's disks, see :mod:`.failures`.
     volume : CTVolume or None
         The scan that was scored, where it was asked for.
     """
 
     scan: Any
     result: dict[str, Any] | None = None
-    error: Exception | None = None
+    error: CTVideoError | None = None
     volume: CTVolume | None = None
 
 
@@ -45,7 +46,9 @@ def outcomes(
     *,
     keep_volumes: bool,
 ) -> Iterator[Outcome]:
-    """An outcome for each scan, in order.
+    """An outcome for each scan, in order; whatever a scan raises is its outcome's error.
+
+    KeyboardInterrupt and SystemExit end the work.
 
     Parameters
     ----------
@@ -67,12 +70,15 @@ def outcomes(
             except Exception as error:  # whatever is wrong with a scan, the others go on
                 logger.debug("a scan could not be read", exc_info=True)
                 ahead = reader.submit(read, following[0]) if following else None
-                yield Outcome(scan, error=error)
+                yield Outcome(scan, error=failure(scan, error))
                 continue
             ahead = reader.submit(read, following[0]) if following else None
             try:
                 result = predict(volume, seconds)
-            except CTVideoError as error:
-                yield Outcome(scan, error=error)
+            except Exception as error:  # memory that ran out, a network that cannot take it, ...
+                logger.debug("a scan could not be predicted", exc_info=True)
+                outcome = Outcome(scan, error=failure(scan, error))
             else:
-                yield Outcome(scan, result, volume=volume if keep_volumes else None)
+                outcome = Outcome(scan, result, volume=volume if keep_volumes else None)
+            del volume  # before the consumer takes its time, and before the one after next is read
+            yield outcome

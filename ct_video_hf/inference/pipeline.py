@@ -208,7 +208,7 @@ class CTVideoPipeline:
         progress: bool = False,
         keep_volumes: bool = False,
     ) -> Iterator[Outcome]:
-        """Predict scans one after the other; a scan that fails is an outcome with its error.
+        """Predict scans one after the other; a scan that fails, however, is an outcome.
 
         The next scan is read in a second thread while the current one is computed.
 
