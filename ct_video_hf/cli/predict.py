@@ -32,6 +32,14 @@ def _positive(text: str) -> int:
     return value
 
 
+def _overlays(text: str) -> list[str]:
+    kinds = text.split(",")
+    for kind in kinds:
+        if kind not in ("png", "nifti"):
+            raise argparse.ArgumentTypeError(f"{kind!r} is none of png, nifti")
+    return kinds
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.epilog = _EPILOG
@@ -44,6 +52,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write one PNG a study")
     parser.add_argument(
         "--html", type=Path, metavar="DIR", help="write one self-contained HTML report a study"
+    )
+    parser.add_argument(
+        "--saliency",
+        type=Path,
+        metavar="DIR",
+        help="write where each score comes from: the brightest slices as PNG, and a map over the "
+        "scan as NIfTI",
+    )
+    parser.add_argument(
+        "--overlay",
+        type=_overlays,
+        metavar="KINDS",
+        help="what --saliency writes, by commas (default: png,nifti)",
     )
     parser.add_argument(
         "--policy",
@@ -85,9 +106,12 @@ def run(args: argparse.Namespace) -> int:
     """Predict; 0 when every study could be read, 1 otherwise."""
     from ..files import check_writable
     from ..inference import find_studies, pipeline, write_predictions
+    from ..inference.evidence import evidence_of
 
+    if args.overlay and args.saliency is None:
+        args.wrong_use("--overlay says what --saliency DIR writes, which is not given")
     studies = find_studies(args.paths)
-    for folder in (args.out and args.out.parent, args.pictures, args.html):
+    for folder in (args.out and args.out.parent, args.pictures, args.html, args.saliency):
         if folder is not None:
             check_writable(folder)
     predict = pipeline(
@@ -101,16 +125,20 @@ def run(args: argparse.Namespace) -> int:
         label=args.label,
         backend=args.backend,
     )
+    if args.saliency is not None:
+        evidence_of(predict.model)  # refuses a network of an unknown kind before the work
     answers, rows = [], []
     outcomes = predict.predict_many(
         [study.path for study in studies],
         include_ids=args.include_ids,
         progress=not args.quiet,
-        keep_volumes=args.pictures is not None or args.html is not None,
+        keep_volumes=any((args.pictures, args.html, args.saliency)),
     )
     try:
         for study, outcome in zip(studies, outcomes, strict=True):
             _take(args, study.name, outcome, answers, rows)
+            if args.saliency is not None and outcome.error is None:
+                answers[-1]["saliency"] = _saliency(args, predict, study, outcome.volume)
     except KeyboardInterrupt:
         return _stopped(args, rows, len(studies))
     if args.out is not None:
@@ -162,6 +190,14 @@ def _report(folder: Path, name: str, outcome: Any) -> None:
     write_html_report(outcome.volume, outcome.result, path)
 
 
+def _saliency(args: argparse.Namespace, predict: Any, study: Any, volume: Any) -> dict[str, Any]:
+    from ..inference.saliency_files import OVERLAYS, write_saliency
+
+    kinds = args.overlay or OVERLAYS
+    found = predict.saliency(volume)
+    return write_saliency(found, volume, args.saliency, study.name, kinds, scan=study.path)
+
+
 def _answer(
     args: argparse.Namespace, answers: list[dict[str, Any]], rows: list[dict[str, Any]]
 ) -> None:
@@ -179,6 +215,8 @@ def _answer(
         print(f"pictures: {args.pictures}")
     if args.html is not None:
         print(f"reports: {args.html}")
+    if args.saliency is not None:
+        print(f"maps of where the scores come from: {args.saliency}")
     scored = [answer for answer in answers if "error" not in answer]
     if scored:
         first = scored[0]

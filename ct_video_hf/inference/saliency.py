@@ -132,15 +132,20 @@ class SaliencyMap:
         """float32 (slice,): the largest value of each slice."""
         return np.array([self.plane(i).max() if g.any() else 0 for i, g in enumerate(self.grid)])
 
-    def most_suspicious(self, count: int = 5, apart: int = 1) -> list[dict[str, Any]]:
+    def most_suspicious(
+        self, count: int = 5, apart: int = 1, least: float = 0.05
+    ) -> list[dict[str, Any]]:
         """The slices with the largest values, best first.
 
         Parameters
         ----------
         count : int
-            Slices at most; those without any evidence are left out.
+            Slices at most.
         apart : int
             Slices between two of them at least.
+        least : float
+            Slices are left out whose largest value is below this share of the study's largest, and
+            those without any evidence.
 
         Returns
         -------
@@ -150,7 +155,7 @@ class SaliencyMap:
         """
         maxima, chosen = self.slice_maxima(), []
         for index in np.argsort(-maxima, kind="stable").tolist():
-            if len(chosen) == count or maxima[index] <= 0:
+            if len(chosen) == count or not maxima[index] > max(0.0, least * maxima.max()):
                 break
             if all(abs(index - other["index"]) >= apart for other in chosen):
                 chosen.append(self._place(index))

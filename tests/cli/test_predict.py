@@ -169,3 +169,40 @@ def test_wrong_use(model, studies, option):
     with pytest.raises(SystemExit) as exit:
         predict(model, studies, *option)
     assert exit.value.code == 2
+
+
+def test_maps_of_where_the_scores_come_from(model, studies, tmp_path, capsys):
+    """A NIfTI scan's map has its shape and affine; of a DICOM scan it is in patient coordinates."""
+    folder = tmp_path / "maps"
+    assert predict(model, studies / "a", studies / "c.nii.gz", "--saliency", folder, "--json") == 0
+    dicom, nifti = json.loads(capsys.readouterr().out)["studies"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        dicom["saliency"]["files"] + nifti["saliency"]["files"]
+    )
+    assert (dicom["saliency"]["nifti_grid"], nifti["saliency"]["nifti_grid"]) == (
+        "volume",
+        "stored",
+    )
+    for answer, scan in ((dicom, None), (nifti, studies / "c.nii.gz")):
+        picture, image = answer["saliency"]["files"]
+        assert picture.endswith(".png")
+        found = nibabel.load(folder / image)
+        values = np.asarray(found.dataobj)
+        best = answer["saliency"]["most_suspicious"][0]
+        assert values.max() == pytest.approx(best["value"])
+        place = found.affine @ [*np.unravel_index(values.argmax(), values.shape), 1.0]
+        np.testing.assert_allclose(place[:3] * [-1, -1, 1], best["position_mm"], atol=1e-3)
+        if scan is not None:
+            assert values.shape == nibabel.load(scan).shape
+            np.testing.assert_array_equal(found.affine, nibabel.load(scan).affine)
+    assert "MILLER" not in json.dumps(dicom)
+
+
+def test_one_kind_of_overlay(model, studies, tmp_path):
+    folder = tmp_path / "maps"
+    assert predict(model, studies / "a", "--saliency", folder, "--overlay", "png", "--quiet") == 0
+    assert [path.name for path in folder.iterdir()] == ["a_saliency.png"]
+    for wrong in (["--overlay", "png"], ["--saliency", folder, "--overlay", "gif"]):
+        with pytest.raises(SystemExit) as stopped:
+            predict(model, studies / "a", *wrong)
+        assert stopped.value.code == 2
