@@ -52,6 +52,7 @@ FORMAT_VERSION = 2
 _FORMAT = "ct_video_hf prepared set"
 #: The names that :func:`ct_video_hf.files.replacing` writes under.
 _HALF_WRITTEN = re.compile(r"\.\d+-.+")
+_BEGINNING = re.compile(r"\.\d+-parameters\.json")
 _LIBRARIES = ("numpy", "opencv-python-headless", "pyarrow", "pydicom", "imagecodecs")
 
 
@@ -140,7 +141,8 @@ class SetFolder:
         if self.path.exists() and not self.path.is_dir():
             raise CTDataError(f"{self.path} is a file; a folder is needed for the prepared set")
         strangers = self.path.is_dir() and any(
-            entry.name not in (".lock", "private") for entry in self.path.iterdir()
+            entry.name not in (".lock", "private") and not _BEGINNING.fullmatch(entry.name)
+            for entry in self.path.iterdir()
         )
         if strangers and not (self.path / "parameters.json").is_file():
             raise CTDataError(
@@ -188,9 +190,10 @@ class SetFolder:
                     f"{self.path.name} was prepared with other parameters ({changes}). A set is "
                     "never a mixture: choose a new folder, or delete this one."
                 )
+        # first of all: by this file a run that was killed knows the folder as its own
+        write_text(path, json.dumps(parameters, indent=1, sort_keys=True) + "\n")
         self.studies.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
-        write_text(path, json.dumps(parameters, indent=1, sort_keys=True) + "\n")
 
     def _remove_leftovers(self) -> None:
         """Half-written files of a run that was killed; the lock says that none is at work."""
