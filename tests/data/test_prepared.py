@@ -162,8 +162,7 @@ def test_leftovers_of_a_kill_in_the_middle_of_writing(scans, tmp_path):
 
 def test_a_kill_before_the_parameters_stood_leaves_a_folder_that_goes_on(scans, tmp_path):
     run(scans, tmp_path / "whole")
-    (tmp_path / "set/private").mkdir(parents=True)
-    shutil.copy(tmp_path / "whole/private/salt", tmp_path / "set/private")
+    shutil.copytree(tmp_path / "whole/private", tmp_path / "set/private")
     (tmp_path / "set/.lock").touch()
     (tmp_path / "set/.4321-parameters.json").write_text('{"half')
     run(scans, tmp_path / "set")
