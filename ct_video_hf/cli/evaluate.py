@@ -154,22 +154,23 @@ def _score(args: argparse.Namespace) -> tuple:
 
     studies = load_ct_dataset(args.data, split=args.split)
     loaded = load_model(args.model, revision=args.revision)
-    if loaded.model.config.num_labels != 1:
-        raise CTVideoError(
-            f"{loaded.name} gives {loaded.model.config.num_labels} scores a clip; evaluate scores "
-            "models with one"
-        )
     recorded = loaded.training.get("arguments", {})
     of_model = {name: recorded.get(name) for name in ("study_label", "min_positive_slices")}
     of_model |= dict(zip(("aggregation", "top_k"), loaded.aggregation, strict=True))
     rules = _rules(args, of_model)
     dataset = clip_dataset(
-        studies, loaded.processor, train=False, min_positive_slices=rules["min_positive_slices"]
+        studies,
+        loaded.processor,
+        train=False,
+        min_positive_slices=rules["min_positive_slices"],
+        labels=_labels_of(loaded, args.data, studies),
     )
     device = torch.device(args.device) if args.device else default_device()
     common = {"batch_size": args.batch_size, "workers": args.workers, "progress": not args.quiet}
     table = score_clips(loaded.model, dataset, device=device, **common)
     exact = None
+    if args.precision == "bf16" and dataset.index.labels.shape[1] > 1:
+        raise CTVideoError("--precision bf16 compares models of one label")
     if args.precision == "bf16":
         narrow = CTVideoPipeline(loaded, device=device, dtype="bfloat16", backend=args.backend)
         other = score_clips(None, dataset, scorer=narrow.logits, **common)
@@ -177,12 +178,36 @@ def _score(args: argparse.Namespace) -> tuple:
     return table, rules, left_out(dataset), loaded.calibration, exact
 
 
+def _labels_of(loaded, data: str, studies):
+    """The model's labels among those of the set, by their names; None where both have one."""
+    from ..data.label_choice import choose_labels
+    from ..errors import CTVideoError
+
+    config = loaded.model.config
+    names = [str(config.id2label[place]) for place in range(config.num_labels)]
+    found = choose_labels(data, studies)
+    if config.num_labels == 1 and len(found) <= 1:
+        return None
+    if not set(names) <= set(found.names):
+        raise CTVideoError(
+            f"{loaded.name} scores {', '.join(names)}; the set has the labels "
+            f"{', '.join(found.names) or 'none'}"
+        )
+    return choose_labels(data, studies, names)
+
+
 def _calibration(
     args: argparse.Namespace, table: DataFrame, how: dict, held: Calibration | None
 ) -> Calibration | None:
     """The one to fit now, or the model's where it was fitted by the same rules on other studies."""
+    from ..errors import CTVideoError
     from ..evaluation import aggregate, fit_calibration
+    from ..evaluation.several import has_several_labels
 
+    if has_several_labels(table):
+        if args.calibrate:
+            raise CTVideoError("a model of several labels is not calibrated; leave out --calibrate")
+        return None
     if args.calibrate:
         rules = {"top_k": how["top_k"], "label_from": how["label_from"]}
         studies = aggregate(table, how["aggregation"], **rules)
@@ -200,8 +225,13 @@ def _write(
 ) -> None:
     from ..evaluation import write_json, write_predictions
     from ..evaluation.figures import write_figures
+    from ..evaluation.figures_labels import write_label_figures
 
     write_predictions(table, out)
+    if "labels" in report:
+        write_label_figures(report, out / "figures")
+        write_json(report, out / "metrics.json")
+        return
     write_figures(
         table,
         out / "figures",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..models.hu_clips import clip_start_indices
 from .errors import CTDataError
+from .label_choice import LabelChoice
 from .rows import stored_window, volume_view
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class ClipIndex:
     start, length : numpy.ndarray
         int32 (clips,): first slice, and slices of the scan in the clip; the rest is air.
     labels : numpy.ndarray
-        float32 (clips, labels); no columns when the set is not labelled.
+        float32 (clips, labels): 1, 0 or -1 (unknown); no columns when the set is not labelled.
     weight : numpy.ndarray
         float64 (clips,): weight of the study.
     weak : numpy.ndarray
@@ -45,7 +46,7 @@ class ClipIndex:
     short_studies : tuple of int
         Rows of studies left out for too few slices.
     uncertain_clips : int
-        Clips left out because a label hangs on slices of unknown label.
+        Clips left out because all their labels hang on slices of unknown label.
     finding : int or None
         The label that makes a clip positive; None: any of them.
     """
@@ -69,6 +70,10 @@ class ClipIndex:
         """bool (clips,): the finding, or any label, is 1."""
         meant = self.labels if self.finding is None else self.labels[:, [self.finding]]
         return (meant > 0.5).any(axis=1)
+
+    def with_labels(self, places: Sequence[int], finding: int | None) -> ClipIndex:
+        """The same clips with these of their labels; ``finding`` is a place among them."""
+        return replace(self, labels=self.labels[:, list(places)], finding=finding)
 
     def select(self, clips: np.ndarray) -> ClipIndex:
         """The clips at these places, or where this mask is true."""
@@ -94,7 +99,8 @@ def build_clip_index(
 
     A clip is positive when it holds at least ``min_positive_slices`` positive slices (the rule of
     arXiv 2304.00546), each label for itself. Where nothing is known of a study's slices, its clips
-    take the label of the study and are marked ``weak``.
+    take the label of the study and are marked ``weak``. A label that hangs on slices of unknown
+    label is unknown (-1); a clip whose labels all are is left out.
 
     Parameters
     ----------
@@ -146,12 +152,13 @@ def build_clip_index(
         )
     labels = _study_labels(small["labels"])[study]
     marks, first = _marks(small["slice_labels"], slices, labels.shape[1])
-    weak, certain = np.zeros(len(study), bool), np.ones(len(study), bool)
+    weak, hopeless = np.zeros(len(study), bool), np.ones(len(study), bool)
     for place in range(labels.shape[1]):
         rule = _LabelRule(marks[:, place], first, min_positive_slices, short_lesions)
         positive, unknown, by_study = rule.of_clips(study, start, length)
         labels[~by_study, place] = positive[~by_study]
-        certain &= ~unknown
+        labels[unknown, place] = -1
+        hopeless &= unknown
         weak |= by_study
     if labels.shape[1] and weak.all():
         logger.info("no slice labels: clips take the labels of their study")
@@ -159,6 +166,7 @@ def build_clip_index(
     index = ClipIndex(
         study, start, length, labels, weight, weak, num_frames, short, finding=finding
     )
+    certain = ~hopeless | (labels.shape[1] == 0)
     if certain.all():
         return index
     index = replace(index.select(certain), uncertain_clips=int((~certain).sum()))
@@ -282,6 +290,8 @@ class CTClipDataset(TorchDataset):
         Rows of a prepared set.
     index : ClipIndex
         Made from the same rows.
+    labels : LabelChoice, optional
+        What the columns of ``index.labels`` are, where the set has several or names them.
     transform : callable
         ``transform(clip, index=, epoch=)`` with clip uint16 (slices, row, column), HU + 1024, or
         uint8 where the set keeps a window, gives ``pixel_values``; a
@@ -296,7 +306,11 @@ class CTClipDataset(TorchDataset):
     """
 
     def __init__(
-        self, dataset: Dataset, index: ClipIndex, transform: Callable[..., torch.Tensor]
+        self,
+        dataset: Dataset,
+        index: ClipIndex,
+        transform: Callable[..., torch.Tensor],
+        labels: LabelChoice | None = None,
     ) -> None:
         if len(index) and int(index.study.max()) >= len(dataset):
             raise CTDataError(
@@ -306,6 +320,7 @@ class CTClipDataset(TorchDataset):
         self.dataset = dataset
         self.index = index
         self.transform = transform
+        self.labels = labels
         self.window = stored_window(dataset)
         self._rows = dataset.select_columns(["volume", "shape"]).with_format("arrow")
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()

@@ -16,7 +16,14 @@ import numpy as np
 from ..errors import CTVideoError
 from .metrics import auroc
 
-__all__ = ["Interval", "bootstrap_intervals", "delong_difference", "delong_interval", "draw_counts"]
+__all__ = [
+    "Interval",
+    "bootstrap_intervals",
+    "delong_difference",
+    "delong_interval",
+    "draw_counts",
+    "percentile_interval",
+]
 
 #: Cells of a block of draws; bounds the memory at a few times 8 MB whatever the set's size.
 _CELLS_PER_BLOCK = 1 << 20
@@ -102,11 +109,13 @@ def bootstrap_intervals(
             for name, metric in wanted.items():
                 drawn[name].append(metric(labels, scores, counts))
     return {
-        name: _percentiles(value, drawn.get(name, []), confidence) for name, value in values.items()
+        name: percentile_interval(value, drawn.get(name, []), confidence)
+        for name, value in values.items()
     }
 
 
-def _percentiles(value: float, blocks: list[np.ndarray], confidence: float) -> Interval:
+def percentile_interval(value: float, blocks: list[np.ndarray], confidence: float) -> Interval:
+    """The interval of a value from its draws, given in blocks; undefined draws are left out."""
     if not blocks:
         return Interval(value, np.nan, np.nan)
     draws = np.concatenate(blocks)

@@ -13,6 +13,8 @@ from .aggregation import check_aggregation, study_score
 
 __all__ = [
     "COLUMNS",
+    "LABEL_NAME",
+    "SLICE_LABELS",
     "aggregate",
     "check_predictions",
     "make_predictions",
@@ -34,6 +36,11 @@ COLUMNS = (
     "study_label",
 )
 
+#: Which label a row is about, in a table of several labels: one row a clip and label.
+LABEL_NAME = "label_name"
+#: Optional: labels of the clip's slices in one word, feet to head: 0, 1 or ? (unknown).
+SLICE_LABELS = "slice_labels"
+
 
 def make_predictions(
     *,
@@ -49,7 +56,8 @@ def make_predictions(
 ) -> pd.DataFrame:
     """A checked table, ordered by study and clip, from one array a column (score is computed).
 
-    ``properties`` are further columns that tell of the scan, see :data:`.subgroups.PROPERTIES`.
+    ``properties`` are further columns: what tells of the scan, see :data:`.subgroups.PROPERTIES`,
+    and :data:`LABEL_NAME`, whose labels keep their order within a clip.
     """
     logit = np.asarray(logit, dtype=np.float64)
     table = pd.DataFrame(
@@ -84,7 +92,8 @@ def check_predictions(table: pd.DataFrame) -> pd.DataFrame:
             f"the predictions table lacks the column(s) {', '.join(missing)}; "
             f"it holds {', '.join(map(str, table.columns))}"
         )
-    twice = table.duplicated(["study_id", "clip_start"])
+    named = [LABEL_NAME] if LABEL_NAME in table.columns else []
+    twice = table.duplicated(["study_id", "clip_start", *named])
     if twice.any():
         first = table[twice].iloc[0]
         raise CTVideoError(
@@ -106,10 +115,13 @@ def check_predictions(table: pd.DataFrame) -> pd.DataFrame:
                 f"column {column} holds {table.loc[wrong, column].iloc[0]!r}; "
                 "labels are 0, 1 or -1 for unknown"
             )
-    mixed = table.groupby("study_id")[["study_label", "patient_hash"]].nunique().max(axis=1) > 1
+    groups = table.groupby(["study_id", *named])
+    mixed = groups[["study_label", "patient_hash"]].nunique().max(axis=1) > 1
     if mixed.any():
+        first = mixed.index[mixed][0]
         raise CTVideoError(
-            f"study {mixed.index[mixed][0]} has two study labels or two patients in one table"
+            f"study {first[0] if named else first} has two study labels or two patients in one "
+            "table"
         )
     return table
 
@@ -122,7 +134,7 @@ def aggregate(
     Parameters
     ----------
     table : DataFrame
-        A predictions table (see :data:`COLUMNS`).
+        A predictions table (see :data:`COLUMNS`) of one label.
     method, top_k
         See :data:`.aggregation.AGGREGATIONS`.
     label_from : {"study", "clips"}
@@ -135,6 +147,11 @@ def aggregate(
         study_id, patient_hash, split, label, score, clips; ordered by study_id.
     """
     check_aggregation(method, top_k)
+    if LABEL_NAME in table.columns:
+        raise CTVideoError(
+            "the predictions table has several labels, whose rows make no study score together: "
+            "take those of one label (ct_video_hf.evaluation.several.by_label)"
+        )
     if label_from not in ("study", "clips"):
         raise CTVideoError(f"label_from is 'study' or 'clips', found {label_from!r}")
     rows = []
@@ -168,6 +185,9 @@ def write_predictions(table: pd.DataFrame, folder, name: str = "predictions") ->
     return [parquet, text]
 
 
+_TEXT_COLUMNS = dict.fromkeys(("study_id", "patient_hash", LABEL_NAME, SLICE_LABELS), str)
+
+
 def read_predictions(path) -> pd.DataFrame:
     """Read a table written by :func:`write_predictions` (parquet or csv) and check it."""
     path = Path(path)
@@ -177,4 +197,4 @@ def read_predictions(path) -> pd.DataFrame:
         raise CTVideoError(f"no predictions table {path.name} in {path.parent.name or '.'}")
     if path.suffix == ".parquet":
         return check_predictions(pd.read_parquet(path))
-    return check_predictions(pd.read_csv(path, dtype={"study_id": str, "patient_hash": str}))
+    return check_predictions(pd.read_csv(path, dtype=_TEXT_COLUMNS))

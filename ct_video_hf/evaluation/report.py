@@ -15,9 +15,17 @@ from .calibration import Calibration, score_log_odds
 from .metrics import METRICS, undefined_reason
 from .operating import operating_point_report
 from .predictions import aggregate, check_predictions
+from .rsna_report import is_official, rsna_report
+from .several import by_label, has_several_labels, mean_metrics, mean_of_points
 from .subgroups import subgroup_report
 
-__all__ = ["evaluate_predictions", "format_metrics", "point_metrics", "write_json"]
+__all__ = [
+    "evaluate_predictions",
+    "format_metrics",
+    "point_metrics",
+    "values_in",
+    "write_json",
+]
 
 #: Metrics that a calibration can change; those of ranks it cannot.
 _OF_PROBABILITIES = ("brier", "log_loss", "expected_calibration_error")
@@ -30,7 +38,15 @@ def _known(table: pd.DataFrame) -> pd.DataFrame:
 def point_metrics(
     table: pd.DataFrame, *, aggregation: str = "max", top_k: int = 3, label_from: str = "study"
 ) -> dict[str, float]:
-    """``clip/...`` and ``study/...`` values without intervals, for use during training."""
+    """``clip/...`` and ``study/...`` values without intervals, for use during training.
+
+    Of several labels these are means over them, and ``study/auroc:NAME`` are those of each.
+    """
+    if has_several_labels(table):
+        rules = {"aggregation": aggregation, "top_k": top_k, "label_from": label_from}
+        found = {name: point_metrics(rows, **rules) for name, rows in by_label(table).items()}
+        each = {f"study/auroc:{name}": values["study/auroc"] for name, values in found.items()}
+        return mean_of_points(found) | each
     studies = aggregate(table, aggregation, top_k=top_k, label_from=label_from)
     values = {}
     for level, cases in (("clip", _known(table)), ("study", _known(studies))):
@@ -66,7 +82,8 @@ def evaluate_predictions(
         What the table lacks of its split (:func:`ct_video_hf.evaluation.tables.left_out`); kept in
         the report. None: not known.
     calibration : Calibration, optional
-        Fitted on another split: what it and its operating points do here is measured, too.
+        Fitted on another split: what it and its operating points do here is measured, too. Not of
+        several labels.
 
     Returns
     -------
@@ -75,9 +92,15 @@ def evaluate_predictions(
         clips and on studies; an undefined value is None and has ``undefined``, the reason. Beside
         them how it was made: aggregation, resamples, seed, confidence, split, patients; further
         ``subgroups``, and with a calibration ``study/brier_calibrated`` and so on,
-        ``calibration`` and ``operating_points``.
+        ``calibration`` and ``operating_points``. Of several labels ``clip/...`` and ``study/...``
+        are means over the labels (``over`` says how many), ``labels`` holds the metrics of each,
+        and of RSNA's official labels there is ``rsna/weighted_log_loss``.
     """
     check_predictions(table)
+    if has_several_labels(table):
+        rules = {"aggregation": aggregation, "top_k": top_k, "label_from": label_from}
+        how = {"resamples": resamples, "seed": seed, "confidence": confidence}
+        return _of_several(table, rules, how, left_out)
     studies = aggregate(table, aggregation, top_k=top_k, label_from=label_from)
     report: dict = {}
     how = {"resamples": resamples, "seed": seed, "confidence": confidence}
@@ -111,6 +134,37 @@ def evaluate_predictions(
     return report
 
 
+#: Entries of a label's report that say how it was made, as those of all its labels do.
+_HOW = ("aggregation", "study_label_from", "interval", "confidence", "resamples", "seed", "split",
+        "patients", "top_k")  # fmt: skip
+
+
+def _of_several(table: pd.DataFrame, rules: dict, how: dict, left_out: dict | None) -> dict:
+    each = {
+        name: evaluate_predictions(rows, **rules, **how) for name, rows in by_label(table).items()
+    }
+    report: dict = {}
+    for name, interval, cases, over in mean_metrics(table, **rules, **how):
+        entry = _bounds(interval) | {"n": cases, "over": len(over)}
+        if entry["value"] is None:
+            entry["undefined"] = "undefined for every label"
+        if interval.undefined_resamples:
+            entry["undefined_resamples"] = interval.undefined_resamples
+        report[name] = entry
+    if is_official(table):
+        scores = {"aggregation": rules["aggregation"], "top_k": rules["top_k"]}
+        report |= rsna_report(table, **scores, **how)
+    first = next(iter(each.values()))
+    report["labels"] = {
+        name: {key: value for key, value in found.items() if key not in _HOW}
+        for name, found in each.items()
+    }
+    report |= {key: first[key] for key in _HOW if key in first}
+    if left_out is not None:
+        report["left_out"] = left_out
+    return report
+
+
 def _calibrated(calibration: Calibration, labels, scores, clusters, how: dict) -> dict:
     """What the calibration and its thresholds do on these studies, which it was not fitted on."""
     probabilities = calibration.apply(score_log_odds(scores))
@@ -133,11 +187,13 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
+def _bounds(interval: Interval) -> dict:
+    values = (interval.value, interval.low, interval.high)
+    return dict(zip(("value", "low", "high"), map(_number, values), strict=True))
+
+
 def _entry(name: str, interval: Interval, labels, scores) -> dict:
-    entry = {
-        "value": _number(interval.value),
-        "low": _number(interval.low),
-        "high": _number(interval.high),
+    entry = _bounds(interval) | {
         "n": int(labels.size),
         "positives": int(labels.sum()),
     }
@@ -156,12 +212,29 @@ def write_json(content: dict, path) -> Path:
     return Path(path)
 
 
+def values_in(report: dict) -> dict[str, dict]:
+    """Name -> entry of everything with a value; those of one label of several as ``NAME: LABEL``.
+
+    Of each label its AUROC and AUPRC, on clips and studies.
+    """
+    found = {
+        name: entry
+        for name, entry in report.items()
+        if isinstance(entry, dict) and "value" in entry
+    }
+    for label, metrics in (report.get("labels") or {}).items():
+        found |= {
+            f"{level}/{metric}: {label}": metrics[f"{level}/{metric}"]
+            for level in ("clip", "study")
+            for metric in ("auroc", "auprc")
+        }
+    return found
+
+
 def format_metrics(report: dict) -> str:
     """The report as a small table for the console."""
     lines = [f"{'metric':<38} {'value':>7}   {100 * report['confidence']:.0f} % interval"]
-    for name, entry in report.items():
-        if not isinstance(entry, dict) or "value" not in entry:
-            continue
+    for name, entry in values_in(report).items():
         if entry["value"] is None:
             lines.append(f"{name:<38} {'-':>7}   undefined: {entry['undefined']}")
             continue
@@ -180,6 +253,11 @@ def format_metrics(report: dict) -> str:
         lines.append(_arithmetic_words(report["arithmetic"]))
     if "calibration" in report:
         lines.append(f"calibration: {report['calibration']['words']}")
+    if "labels" in report:
+        lines.append(f"values without a label's name: means over {len(report['labels'])} labels")
+    if "rsna/label_consistency" in report:
+        found = report["rsna/label_consistency"]
+        lines.append(f"labels consistent at 0.5 in {found['consistent']:.1%} of {found['n']} exams")
     rule = describe_aggregation(report["aggregation"], report.get("top_k", 3))
     lines += ["", f"study score: {rule}; {report['interval']}"]
     lines += _left_out_words(report.get("left_out") or {})

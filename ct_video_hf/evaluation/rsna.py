@@ -12,7 +12,7 @@ import numpy as np
 from ..data.rsna_labels import EXAM_WEIGHTS, IMAGE_WEIGHT
 from ..errors import CTVideoError
 
-__all__ = ["rsna_weighted_log_loss"]
+__all__ = ["log_loss_terms", "rsna_weighted_log_loss"]
 
 #: Probabilities are kept this far off 0 and 1.
 _EPS = 1e-15
@@ -69,12 +69,13 @@ def rsna_weighted_log_loss(
         raise CTVideoError(f"{int((images == 0).sum())} of {exams} exams have no image")
     share = np.bincount(exam_of, image_labels, exams) / images
     image_weights = IMAGE_WEIGHT * share[exam_of]
-    total = (_log_loss(exam_labels, exam_scores) @ weights).sum()
-    total += _log_loss(image_labels, image_scores) @ image_weights
+    total = (log_loss_terms(exam_labels, exam_scores) @ weights).sum()
+    total += log_loss_terms(image_labels, image_scores) @ image_weights
     return float(total / (exams * weights.sum() + image_weights.sum()))
 
 
-def _log_loss(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def log_loss_terms(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Log loss of each label, in nats, with probabilities kept off 0 and 1."""
     clipped = np.clip(scores, _EPS, 1 - _EPS)
     return -(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped))
 

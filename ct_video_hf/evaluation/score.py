@@ -52,13 +52,13 @@ def score_clips(
     Parameters
     ----------
     model : PreTrainedModel
-        One logit; put in eval mode and left on ``device``.
+        One logit a label; put in eval mode and left on ``device``.
     dataset : CTClipDataset
         With a transform that is not for training.
     device : torch.device, optional
         See :func:`default_device`.
     scorer : callable, optional
-        Takes ``pixel_values`` to logits (clip, 1) in the place of ``model``, which is then not
+        Takes ``pixel_values`` to logits (clip, label) in the place of ``model``, which is then not
         used: another arithmetic, another backend.
     """
     device = default_device() if device is None else device

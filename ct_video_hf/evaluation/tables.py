@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from ..data import CTClipDataset
+from ..data.rsna_labels import OFFICIAL_LABELS
 from ..errors import CTVideoError
-from .predictions import make_predictions
+from .predictions import LABEL_NAME, SLICE_LABELS, make_predictions
 from .subgroups import PROPERTIES
 
 __all__ = ["clip_table", "left_out", "predictions_from"]
@@ -19,24 +20,24 @@ def clip_table(dataset: CTClipDataset) -> pd.DataFrame:
     """One row a clip in the dataset's order: study_index and the label columns of a prediction.
 
     Columns: study_index, study_id, patient_hash, split, clip_start, clip_stop, label, study_label,
-    and what is known of the scan: slices, spacing_mm (between slices), manufacturer.
+    and what is known of the scan: slices, spacing_mm (between slices), manufacturer. Of a set with
+    several labels there is one row a clip and label, those of a clip together, with label_name; of
+    RSNA's official labels also slice_labels.
     """
-    index, studies = dataset.index, dataset.dataset
-    if index.labels.shape[1] > 1:
-        raise CTVideoError(
-            f"the set has {index.labels.shape[1]} labels; predictions tables hold one"
-        )
-    labels = index.labels[:, 0] if index.labels.shape[1] else np.full(len(index), -1)
+    index, studies, choice = dataset.index, dataset.dataset, dataset.labels
+    clips, count = len(index), max(1, index.labels.shape[1])
+    labels = index.labels if index.labels.shape[1] else np.full((clips, 1), -1)
     rows = pd.DataFrame(
         {
-            "study_index": index.study.astype(np.int64),
-            "clip_start": index.start.astype(np.int64),
-            "clip_stop": index.start.astype(np.int64) + index.length,
-            "label": labels.astype(np.int64),
+            "study_index": np.repeat(index.study.astype(np.int64), count),
+            "clip_start": np.repeat(index.start.astype(np.int64), count),
+            "clip_stop": np.repeat(index.start.astype(np.int64) + index.length, count),
+            "label": labels.astype(np.int64).ravel(),
         }
     )
-    names = ["study_id", "patient_hash", "split", "study_label"]
-    of_studies = studies.select_columns([*names, "shape", "spacing", "report"]).to_pandas()
+    names = ["study_id", "patient_hash", "split"]
+    columns = [*names, "shape", "spacing", "report", "study_label", "labels"]
+    of_studies = studies.select_columns(columns).to_pandas()
     of_studies["slices"] = [int(shape[0]) for shape in of_studies["shape"]]
     of_studies["spacing_mm"] = [float(spacing[0]) for spacing in of_studies["spacing"]]
     of_studies["manufacturer"] = [
@@ -44,7 +45,35 @@ def clip_table(dataset: CTClipDataset) -> pd.DataFrame:
     ]
     for name in (*names, *PROPERTIES):
         rows[name] = of_studies[name].to_numpy()[rows["study_index"]]
+    if choice is None:
+        rows["study_label"] = of_studies["study_label"].to_numpy()[rows["study_index"]]
+        return rows
+    known = np.stack(of_studies["labels"].to_numpy())[:, list(choice.places)]
+    rows["study_label"] = known[index.study].astype(np.int64).ravel()
+    if count > 1:
+        rows[LABEL_NAME] = np.tile(np.array(choice.names, dtype=object), clips)
+        if set(choice.names) == set(OFFICIAL_LABELS):
+            rows[SLICE_LABELS] = _slice_words(dataset).ravel()
     return rows
+
+
+def _slice_words(dataset: CTClipDataset) -> np.ndarray:
+    """Labels of the slices of each clip and label in one word, (clip, label)."""
+    index, choice = dataset.index, dataset.labels
+    small = dataset.dataset.select_columns(["slice_labels", "shape"])
+    words = np.full((len(index), len(choice)), "", dtype=object)
+    signs = np.array(["?", "0", "1"])
+    for row in np.unique(index.study):
+        study = small[int(row)]
+        marks = np.asarray(study["slice_labels"], np.int8)
+        if not marks.size:
+            continue
+        marks = marks.reshape(study["shape"][0], -1)[:, list(choice.places)]
+        for clip in np.flatnonzero(index.study == row):
+            start, length = int(index.start[clip]), int(index.length[clip])
+            for label, column in enumerate(marks[start : start + length].T):
+                words[clip, label] = "".join(signs[column.astype(int) + 1])
+    return words
 
 
 def left_out(dataset: CTClipDataset) -> dict:
@@ -73,7 +102,7 @@ def predictions_from(dataset: CTClipDataset, logits, study_index, clip_start) ->
     Parameters
     ----------
     dataset : CTClipDataset
-    logits : array_like, (n,) or (n, 1)
+    logits : array_like, (n,) or (n, label)
     study_index, clip_start : array_like, (n,)
         Which clip each logit belongs to, in any order.
 
@@ -83,22 +112,23 @@ def predictions_from(dataset: CTClipDataset, logits, study_index, clip_start) ->
         A clip of the dataset has no logit.
     """
     wanted = clip_table(dataset)
-    found = pd.DataFrame(
-        {
-            "study_index": np.asarray(study_index).ravel(),
-            "clip_start": np.asarray(clip_start).ravel(),
-            "logit": np.asarray(logits, dtype=np.float64).reshape(len(np.ravel(study_index))),
-        }
-    ).drop_duplicates(["study_index", "clip_start"])
-    merged = wanted.merge(found, on=["study_index", "clip_start"], how="left", indicator=True)
+    keys = ["study_index", "clip_start"]
+    found = pd.DataFrame({"study_index": np.ravel(study_index), "clip_start": np.ravel(clip_start)})
+    given = np.asarray(logits, dtype=np.float64).reshape(len(found), -1)
+    labels = max(1, dataset.index.labels.shape[1])
+    if given.shape[1] != labels:
+        raise CTVideoError(f"{given.shape[1]} logits a clip, for {labels} labels")
+    found["place"] = np.arange(len(found))
+    merged = wanted.merge(found.drop_duplicates(keys), on=keys, how="left", indicator=True)
     lost = merged[merged["_merge"] != "both"]
     if len(lost):
         raise CTVideoError(
-            f"{len(lost)} of {len(wanted)} clips were not scored, the first begins at slice "
-            f"{lost.iloc[0].clip_start} of study {lost.iloc[0].study_id}"
+            f"{len(lost) // labels} of {len(dataset)} clips were not scored, the first begins at "
+            f"slice {lost.iloc[0].clip_start} of study {lost.iloc[0].study_id}"
         )
-    names = ("study_id", "patient_hash", "split", "clip_start", "clip_stop", "label", "study_label")
+    columns = [name for name in wanted.columns if name != "study_index"]
+    label = np.tile(np.arange(labels), len(dataset))
     return make_predictions(
-        logit=merged["logit"].to_numpy(),
-        **{name: merged[name].to_numpy() for name in (*names, *PROPERTIES)},
+        logit=given[merged["place"].to_numpy(dtype=np.int64), label],
+        **{name: merged[name].to_numpy() for name in columns},
     )

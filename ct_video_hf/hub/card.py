@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import CTVideoError
 from ..evaluation import AGGREGATIONS, Calibration, describe_aggregation, read_calibration
+from ..evaluation.report import values_in
 from ..files import replacing
 from .card_conversion import (
     CONVERSION_FILE,
@@ -45,6 +46,7 @@ _FIGURES = {
     "pr.png": "Precision and recall on the test studies",
     "reliability.png": "Reliability of the study scores",
     "scores.png": "Study scores by label",
+    "labels.png": "Study AUROC of each label",
     "learning_curve.png": "Learning curve",
 }
 
@@ -418,6 +420,11 @@ def _metadata(facts: ModelCardFacts) -> str:
     return data.to_yaml().strip()
 
 
+def _metric_type(name: str) -> str:
+    kind = name.partition(":")[0].rpartition("/")[2]
+    return "roc_auc" if kind == "auroc" else kind
+
+
 def _eval_results(facts: ModelCardFacts) -> list[Any]:
     from huggingface_hub import EvalResult
 
@@ -429,7 +436,7 @@ def _eval_results(facts: ModelCardFacts) -> list[Any]:
             dataset_type=name,
             dataset_name=name,
             dataset_split=facts.metrics.get("split"),
-            metric_type="roc_auc" if metric.endswith("/auroc") else metric.rpartition("/")[2],
+            metric_type=_metric_type(metric),
             metric_name=metric,
             metric_value=round(entry["value"], 4),
             metric_args={
@@ -438,6 +445,6 @@ def _eval_results(facts: ModelCardFacts) -> list[Any]:
                 if key in entry
             },
         )
-        for metric, entry in facts.metrics.items()
-        if isinstance(entry, dict) and entry.get("value") is not None
+        for metric, entry in values_in(facts.metrics).items()
+        if entry["value"] is not None
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..evaluation.report import values_in
 from .card_conversion import conversion_rows
 
 __all__ = [
@@ -259,17 +260,16 @@ def _matters(name: str, arguments: dict[str, Any]) -> bool:
 def result_rows(metrics: dict[str, Any]) -> list[list[str]]:
     """Level, metric, value, interval, cases and positive cases."""
     rows = []
-    for name, entry in metrics.items():
-        if not isinstance(entry, dict) or "value" not in entry:
-            continue
-        level, _, metric = name.rpartition("/")
+    for name, entry in values_in(metrics).items():
+        level, _, metric = name.partition("/")
         low, high = entry.get("low"), entry.get("high")
         value = f"undefined ({_plain(entry.get('undefined', 'no reason given'))})"
         if entry["value"] is not None:
             value = f"{entry['value']:.3f}"
         interval = NOT_MEASURED if low is None or high is None else f"{low:.3f} to {high:.3f}"
-        counts = [_plain(entry.get(key, NOT_STATED)) for key in ("n", "positives")]
-        rows.append([level or NOT_STATED, metric, value, interval, *counts])
+        positives = f"mean of {entry['over']} labels" if "over" in entry else NOT_STATED
+        counts = [_plain(entry.get("n", NOT_STATED)), _plain(entry.get("positives", positives))]
+        rows.append([level or NOT_STATED, _plain(metric), value, interval, *counts])
     return rows
 
 

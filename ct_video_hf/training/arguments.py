@@ -78,6 +78,9 @@ class CTTrainingArguments(TrainingArguments):
     class_weights: str = field(
         default="none", metadata={"help": "none, balanced, or two weights such as 1,3"}
     )
+    label_weights: list[float] | None = field(
+        default=None, metadata={"help": "one weight a label in the loss, of several labels"}
+    )
     ema: float | None = field(
         default=None, metadata={"help": "decay of the running mean of the weights, such as 0.999"}
     )

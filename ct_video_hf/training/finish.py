@@ -21,12 +21,15 @@ from ..evaluation import (
     write_predictions,
 )
 from ..evaluation.figures import plot_learning_curve, write_figures
+from ..evaluation.figures_labels import write_label_figures
+from ..evaluation.several import has_several_labels
 from ..evaluation.style import in_both_themes
-from ..evaluation.tables import clip_table, left_out
+from ..evaluation.tables import left_out
 from ..files import move_into_place
 from .arguments import CTTrainingArguments
 from .callbacks import LOG_NAME
 from .checkpoints import remove_all
+from .counts import count_split
 from .record import hardware, public_command, public_value, versions
 from .run_folder import CONFIG_NAME, METRICS_NAME, OPTIONS_NAME, RunResult, read_json
 from .trainer import CTTrainer
@@ -93,6 +96,9 @@ def _calibration(validation, options: dict) -> Calibration | None:
     """Fitted on the validation studies; None, with a word, where that is not possible."""
     if options["calibration"] == "none" or validation is None:
         return None
+    if has_several_labels(validation):
+        logger.info("a model of several labels is not calibrated")
+        return None
     rules = _rules(options)
     studies = aggregate(
         validation, rules["aggregation"], top_k=rules["top_k"], label_from=rules["label_from"]
@@ -117,6 +123,9 @@ def _write_evidence(stage: Path, tables, scored, metrics, trainer, options, cali
     )
     if scored:
         write_json(metrics, stage / METRICS_NAME)
+    if scored and "labels" in metrics:
+        write_label_figures(metrics, figures)
+    elif scored:
         write_figures(
             tables[scored],
             figures,
@@ -130,19 +139,7 @@ def _write_evidence(stage: Path, tables, scored, metrics, trainer, options, cali
 def run_record(trainer: CTTrainer, parts, options, extras, seconds: float, command, origin) -> dict:
     args: CTTrainingArguments = trainer.args
     state = trainer.state
-    train = clip_table(parts["train"])
-    counts = {
-        role: {
-            "studies": int(table["study_index"].nunique()),
-            "positive_studies": int(
-                (table.drop_duplicates("study_index")["study_label"] == 1).sum()
-            ),
-            "clips": len(table),
-            "positive_clips": int((table["label"] == 1).sum()),
-            "left_out": left_out(parts[role]),
-        }
-        for role, table in ((role, clip_table(part)) for role, part in parts.items())
-    }
+    counts = {role: count_split(part) for role, part in parts.items()}
     return {
         "command": None if command is None else public_command(command),
         "arguments": {**public_value(options), **extras},
@@ -166,8 +163,9 @@ def run_record(trainer: CTTrainer, parts, options, extras, seconds: float, comma
         if state.best_metric is not None
         else None,
         "positive_weights": trainer.loss.class_weights,
-        "train_clips": len(train),
-        "train_studies": int(train["study_index"].nunique()),
+        "label_weights": args.label_weights,
+        "train_clips": counts["train"]["clips"],
+        "train_studies": counts["train"]["studies"],
         "parameters": sum(value.numel() for value in trainer.model.parameters()),
         "trainable_parameters": trainer.trainable_parameters,
         "training_seconds": round(seconds, 1),

@@ -7,12 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from ..data import Augmentation, ClipTransform, CTClipDataset, build_clip_index, stored_window
+from ..data.label_choice import LabelChoice, choose_labels
 from ..errors import CTVideoError
 from ..models import CTVideoProcessor, list_backbones, processor_for
 from ..models.transformers_processor import origin_of
 from ..models.transformers_video import clip_input, is_video_model_name
 
-__all__ = ["build_processor", "clip_dataset", "model_overrides", "name_weights", "plane_size"]
+__all__ = [
+    "build_processor",
+    "clip_dataset",
+    "label_choice",
+    "label_fields",
+    "label_weights",
+    "model_overrides",
+    "name_weights",
+    "plane_size",
+    "split_datasets",
+]
 
 _SAME_NAME = ("num_frames", "stride", "tail", "crop_size", "windows")
 _PROCESSOR_FILE = "video_preprocessor_config.json"
@@ -97,11 +108,13 @@ def clip_dataset(
     intensity_shift: float = 0.0,
     window_jitter: float = 0.0,
     seed: int = 0,
+    labels: LabelChoice | None = None,
 ) -> CTClipDataset:
     """Clips of one split as ``processor`` cuts them; augmented and cropped at random to train.
 
     The augmentation is that of :class:`ct_video_hf.data.Augmentation`; ``flips`` names the axes
-    that may be mirrored: columns, rows, slices.
+    that may be mirrored: columns, rows, slices. ``labels`` says which labels of the set are meant;
+    None where it has one.
     """
     index = build_clip_index(
         studies,
@@ -111,6 +124,8 @@ def clip_dataset(
         tail=processor.tail,
         min_slices=processor.min_slices,
     )
+    if labels is not None:
+        index = index.with_labels(labels.places, labels.finding)
     augmentation = Augmentation(
         rotation_degrees=rotation,
         **{f"flip_{axis}": True for axis in flips},
@@ -121,4 +136,62 @@ def clip_dataset(
     transform = ClipTransform(
         processor, train, augmentation, seed, stored_window=stored_window(studies)
     )
-    return CTClipDataset(studies, index, transform)
+    return CTClipDataset(studies, index, transform, labels)
+
+
+def label_choice(options: dict[str, Any], studies) -> LabelChoice | None:
+    """Which labels of the set a run learns; None where it has one and none is named."""
+    choice = choose_labels(options["data"], studies, options["labels"])
+    return choice if options["labels"] or len(choice) > 1 else None
+
+
+def label_fields(labels: LabelChoice | None) -> dict[str, Any]:
+    """What ``create_model`` is told of the labels."""
+    if labels is None:
+        return {"num_labels": 1}
+    return {"num_labels": len(labels), "id2label": dict(enumerate(labels.names))}
+
+
+def label_weights(said: str, labels: LabelChoice | None) -> list[float] | None:
+    """The weights of several labels in the loss, None where all weigh the same.
+
+    ``said`` is "set" (the set's official ones, where it has such), "none", or one a label.
+
+    Raises
+    ------
+    CTVideoError
+        Not as many weights as labels.
+    """
+    if said == "none" or labels is None:
+        return None
+    if said == "set":
+        return None if labels.weights is None else list(labels.weights)
+    weights = [float(part) for part in said.split(",")]
+    if len(weights) != len(labels):
+        raise CTVideoError(
+            f"label_weights has {len(weights)} values for {len(labels)} labels: "
+            f"{', '.join(labels.names)}"
+        )
+    return weights
+
+
+def split_datasets(
+    options: dict[str, Any], studies: dict[str, Any], processor: CTVideoProcessor, labels
+) -> dict[str, CTClipDataset]:
+    """The clips of every role (train, validation, test) as a run's options say."""
+    return {
+        role: clip_dataset(
+            part,
+            processor,
+            train=role == "train",
+            min_positive_slices=options["min_positive_slices"],
+            rotation=options["rotation"],
+            flips=options["flips"] or (),
+            intensity_scale=options["intensity_scale"],
+            intensity_shift=options["intensity_shift"],
+            window_jitter=options["window_jitter"],
+            seed=options["seed"],
+            labels=labels,
+        )
+        for role, part in studies.items()
+    }

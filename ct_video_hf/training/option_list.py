@@ -68,6 +68,14 @@ def _class_weights(text: str) -> str:
     return text
 
 
+def _label_weights(text: str) -> str:
+    if text in ("set", "none"):
+        return text
+    if not all(0 <= float(part) < float("inf") for part in text.split(",")):
+        raise ValueError(f"set, none, or one weight of 0 or more a label, not {text!r}")
+    return text
+
+
 def _positive(text: str) -> int:
     if int(text) < 1:
         raise ValueError(f"at least 1, not {text}")
@@ -110,6 +118,9 @@ _ALL = (
            "checkpoint or model folder; with a folder or Hub id as backbone: saved (its own "
            "weights) or none (default: none for a name, saved for a folder or Hub id)",
            metavar="W"),
+    Option("labels", _WHAT, "which labels of a set with several are learned, by name (default: "
+           "all, one logit each; clips of unknown label do not count for it)", several=True,
+           metavar="NAME"),
     Option("preset", _WHAT, "starting values: what a practitioner does today, or the paper's",
            default="default", choices=("default", "paper-rsna", "paper-lidc")),
     Option("freeze", _WHAT, "backbone: train the head alone; N: freeze the first N stages, the "
@@ -177,6 +188,9 @@ _ALL = (
            "numbers such as 1,3, or balanced, which counts the training clips of each label (with "
            "sampling shuffle, for sampling by class evens them out already)", _class_weights,
            default="none", metavar="none|balanced|W0,W1"),
+    Option("label_weights", _TRAIN, "weights of several labels in the loss: those of the set's "
+           "official metric, where it has one (set), none, or one a label", _label_weights,
+           default="set", metavar="set|none|W,W,..."),
     Option("ema", _TRAIN, "decay, such as 0.999, of a running mean of the weights, which is "
            "validated and saved in their place (default: none)", _within, metavar="DECAY"),
     Option("precision", _TRAIN, "bf16 and fp16: mixed precision", default="fp32",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..evaluation.tables import clip_table, left_out
+from .counts import count_split
 from .record import hardware, versions
 
 __all__ = ["trainer_record"]
@@ -56,13 +56,6 @@ def trainer_record(trainer: Any) -> dict[str, Any]:
 
 
 def _counts(part: Any) -> dict[str, Any]:
-    table = clip_table(part)
-    studies = table.drop_duplicates("study_index")
-    missed = left_out(part)
-    return {
-        "studies": len(studies),
-        "positive_studies": int((studies["study_label"] == 1).sum()),
-        "clips": len(table),
-        "positive_clips": int((table["label"] == 1).sum()),
-        "left_out": {name: count for name, count in missed.items() if name != "study_ids"},
-    }
+    counts = count_split(part)
+    missed = {key: count for key, count in counts["left_out"].items() if key != "study_ids"}
+    return counts | {"left_out": missed}

@@ -15,13 +15,23 @@ from transformers import set_seed
 
 from ..data import CTClipDataset, load_ct_dataset
 from ..errors import CTVideoError
+from ..evaluation.predictions import LABEL_NAME
 from ..evaluation.tables import clip_table
 from ..models import create_model
 from .arguments import build_arguments
 from .checkpoints import last_complete
 from .finish import finish, run_record
 from .groups import freeze_backbone, freeze_stages
-from .inputs import build_processor, clip_dataset, model_overrides, name_weights, plane_size
+from .inputs import (
+    build_processor,
+    label_choice,
+    label_fields,
+    label_weights,
+    model_overrides,
+    name_weights,
+    plane_size,
+    split_datasets,
+)
 from .lora import add_lora, merge_lora
 from .memory import prepare_cpu_training
 from .options import OptionError, read_config, resolve
@@ -76,24 +86,12 @@ def run(
         return finished
 
     set_seed(options["seed"])
-    model = create_model(options["backbone"], num_labels=1, **model_overrides(options))
     studies = _load_studies(options)
+    labels = label_choice(options, studies["train"])
+    args.label_weights = label_weights(options["label_weights"], labels)
+    model = create_model(options["backbone"], **label_fields(labels), **model_overrides(options))
     processor = build_processor(options, model, plane_size(studies["train"]))
-    parts = {
-        role: clip_dataset(
-            part,
-            processor,
-            train=role == "train",
-            min_positive_slices=options["min_positive_slices"],
-            rotation=options["rotation"],
-            flips=options["flips"] or (),
-            intensity_scale=options["intensity_scale"],
-            intensity_shift=options["intensity_shift"],
-            window_jitter=options["window_jitter"],
-            seed=options["seed"],
-        )
-        for role, part in studies.items()
-    }
+    parts = split_datasets(options, studies, processor, labels)
     _no_double_balance(parts["train"], options)
     if validate:
         _can_pick_a_best(parts["validation"], options)
@@ -173,10 +171,16 @@ def _can_pick_a_best(validation: CTClipDataset, options: dict) -> None:
         return
     table = clip_table(validation)
     column = "study_label" if options["study_label"] == "study" else "label"
-    labels = set(table[column]) - {-1}
-    if labels != {0, 1}:
+    if LABEL_NAME in table.columns:
+        found = {name: set(rows[column]) - {-1} for name, rows in table.groupby(LABEL_NAME)}
+        if any(labels == {0, 1} for labels in found.values()):
+            return
+        labels, column = set().union(*found.values()), f"{column} of each label"
+    else:
+        labels = set(table[column]) - {-1}
+    if labels != {0, 1} or LABEL_NAME in table.columns:
         raise CTVideoError(
             f"{options['metric']} cannot pick a checkpoint: every validation {column} is "
-            f"{', '.join(map(str, labels)) or 'unknown'}. Use --metric loss, or a set whose "
+            f"{' or '.join(map(str, labels)) or 'unknown'}. Use --metric loss, or a set whose "
             "validation split has both classes"
         )

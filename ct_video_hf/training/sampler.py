@@ -41,7 +41,8 @@ class ClipSampler(Sampler[int]):
     Parameters
     ----------
     index : ClipIndex
-        The training clips, with one label; clips whose label is unknown are never drawn.
+        The training clips; those with no known label are never drawn. Of several labels the
+        index's finding, or any of them, makes a clip positive.
     sampling : str
         ``"shuffle"``: every clip once, in random order. ``"balanced"`` or a share such as
         ``"0.3"``: clips are drawn with replacement, positives with that share of the mass (the
@@ -58,13 +59,11 @@ class ClipSampler(Sampler[int]):
 
     def __init__(self, index: ClipIndex, sampling: str, *, batch: int, seed: int) -> None:
         share = positive_share(sampling)
-        if index.labels.shape[1] != 1:
-            raise CTVideoError(
-                f"the training set has {index.labels.shape[1]} labels; one is needed to train on"
-            )
+        if not index.labels.shape[1]:
+            raise CTVideoError("the training set has no labels; one is needed to train on")
         self.seed = seed
         self.epoch = 0
-        self._clips = np.flatnonzero(index.labels[:, 0] >= 0)
+        self._clips = np.flatnonzero((index.labels >= 0).any(axis=1))
         if not self._clips.size:
             raise CTVideoError("there is no training clip with a known label")
         known = index.select(self._clips)

@@ -44,6 +44,22 @@ def collate_clips(items: list[dict]) -> dict[str, torch.Tensor]:
     }
 
 
+def _check_labels(config, dataset) -> None:
+    """Refuse a model whose logits are not the labels of the clips, one sigmoid each."""
+    if getattr(config, "problem_type", None) == "single_label_classification":
+        raise CTVideoError(
+            "the trainer learns labels that may be present or absent, each on its own; the model "
+            "chooses between classes (problem_type single_label_classification)"
+        )
+    given = getattr(config, "num_labels", 1)
+    wanted = 1 if dataset is None else max(1, dataset.index.labels.shape[1])
+    if dataset is not None and given != wanted:
+        raise CTVideoError(
+            f"the clips have {wanted} label(s), the model has {given}: create it with "
+            f"num_labels={wanted}"
+        )
+
+
 class CTTrainer(PushesToHub, Trainer):
     """Finetunes a video classifier on clips and scores it on clips and studies.
 
@@ -58,9 +74,9 @@ class CTTrainer(PushesToHub, Trainer):
     Parameters
     ----------
     model : PreTrainedModel
-        One logit; its forward takes ``pixel_values`` (B, T, C, H, W) and returns ``logits``
-        (B, 1). VideoMAE, V-JEPA 2, TimeSformer and ViViT of
-        transformers are taken as they are.
+        As many logits as the clips have labels; its forward takes ``pixel_values``
+        (B, T, C, H, W) and returns ``logits`` (B, num_labels). VideoMAE, V-JEPA 2, TimeSformer and
+        ViViT of transformers are taken as they are.
     args : CTTrainingArguments
     train_dataset, eval_dataset : CTClipDataset
     **kwargs
@@ -75,11 +91,7 @@ class CTTrainer(PushesToHub, Trainer):
     """
 
     def __init__(self, model, args: CTTrainingArguments, **kwargs) -> None:
-        if getattr(model.config, "num_labels", 1) != 1:
-            raise CTVideoError(
-                f"the trainer scores one binary label, the model has {model.config.num_labels}; "
-                "create it with num_labels=1"
-            )
+        _check_labels(model.config, kwargs.get("train_dataset"))
         # Saved with the model, so that prediction makes study scores as validation did.
         model.config.study_aggregation = args.aggregation
         model.config.study_top_k = args.top_k
@@ -127,6 +139,7 @@ class CTTrainer(PushesToHub, Trainer):
             class_weights=weights,
             label_smoothing=args.label_smoothing,
             focal_gamma=args.focal_gamma if args.loss == "focal" else 0.0,
+            label_weights=args.label_weights,
         )
 
     # ---- training --------------------------------------------------------------------------------

@@ -125,9 +125,10 @@ def test_slice_labels_of_several_labels_equal_each_label_alone():
     ]  # fmt: skip
     known = [dict(zip(zip(i.study, i.start, strict=True), i.labels[:, 0], strict=True))
              for i in alone]  # fmt: skip
-    assert set(found) == set(known[0]) & set(known[1]) & set(known[2])
-    assert all(found[key].tolist() == [one[key] for one in known] for key in found)
-    assert 0 < len(found) < len(known[1])
+    # a clip that is uncertain in every label is left out, elsewhere the label alone is unknown
+    assert set(found) == set(known[0]) | set(known[1]) | set(known[2])
+    assert all(found[key].tolist() == [one.get(key, -1) for one in known] for key in found)
+    assert 0 < len(known[0]) < len(found)
     assert index.weak.tolist() == [study % 2 == 0 for study in index.study]
 
 

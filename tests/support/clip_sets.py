@@ -32,10 +32,12 @@ def write_clip_set(
     seed: int = 0,
     one_class: str = "",
     short: str = "",
+    others: tuple[str, ...] = (),
 ) -> Path:
     """Write a prepared set; every second study is positive, two studies share a patient.
 
     Studies of the split ``one_class`` are all negative. The study ``short`` has 3 slices.
+    ``others`` are names of further labels, of studies alone, in turn present, absent and unknown.
     """
     rng = np.random.default_rng(seed)
     target = SetFolder(folder)
@@ -48,6 +50,8 @@ def write_clip_set(
             ranges = [(start, start + 7)] if positive else []
             study = f"{split}-{number:02}"
             slices = 3 if study == short else SLICES
+            labels = [float(positive)]
+            labels += [float((number + place) % 3) - 1 for place in range(len(others))]
             patient = hashlib.sha256(f"{split}{number // 2}".encode()).hexdigest()[:16]
             row = {
                 "study_id": study,
@@ -58,9 +62,9 @@ def write_clip_set(
                 "shape": [slices, SIZE, SIZE],
                 "spacing": [4.0, 3.0, 3.0],
                 "z_mm": (4.0 * np.arange(slices)).tolist(),
-                "slice_labels": slice_labels(slices, [float(positive)], ranges),
+                "slice_labels": slice_labels(slices, labels, ranges),
                 "study_label": int(positive),
-                "labels": [float(positive)],
+                "labels": labels,
                 "weight": 1.0,
                 "slice_ids": [],
                 "report": json.dumps({}),
@@ -77,7 +81,7 @@ def write_clip_set(
     manifest = {
         "parameters": {"source": "test", "size": SIZE},
         "provenance": {"name": "test", "description": "noise", "licence": "none"},
-        "label_names": ["label"],
+        "label_names": ["label", *others],
         "splits": splits,
         "rejected": 0,
         "studies": records,

@@ -178,7 +178,11 @@ def test_economies_train_and_save(make_trainer, given, tmp_path):
         assert torch.equal(reloaded.state_dict()[name], value), name
 
 
-def test_several_labels_are_refused(clip_set, tmp_path):
-    model = create_model("slow_tiny", num_labels=2)
-    with pytest.raises(CTVideoError, match="one binary label"):
-        CTTrainer(model, CTTrainingArguments(output_dir=str(tmp_path), use_cpu=True))
+def test_other_labels_than_those_of_the_clips_are_refused(make_trainer, tmp_path):
+    clips = make_trainer().train_dataset
+    args = CTTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    with pytest.raises(CTVideoError, match=r"the clips have 1 label\(s\), the model has 2"):
+        CTTrainer(create_model("slow_tiny", num_labels=2), args, train_dataset=clips)
+    classes = create_model("slow_tiny", num_labels=2, problem_type="single_label_classification")
+    with pytest.raises(CTVideoError, match="chooses between classes"):
+        CTTrainer(classes, args)
