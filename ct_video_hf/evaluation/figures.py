@@ -13,6 +13,7 @@ from .aggregation import describe_aggregation
 from .bootstrap import bootstrap_intervals, draw_counts
 from .calibration import Calibration, score_log_odds
 from .metrics import auprc, auroc, precision_recall_curve, roc_curve
+from .pointing import wilson_interval
 from .predictions import aggregate
 from .style import BLUE, ORANGE, in_both_themes, new_axes, new_figure, save_figure, text_colour
 
@@ -177,7 +178,7 @@ def plot_reliability(
             n, hits = int(members.sum()), int(labels[members].sum())
             x.append(values[members].mean() + 0.004 * shift)
             share.append(hits / n)
-            bounds = _wilson(hits, n)
+            bounds = wilson_interval(hits, n)
             low.append(bounds[0])
             high.append(bounds[1])
             count.append(n)
@@ -189,14 +190,6 @@ def plot_reliability(
     axes.legend(loc="upper left", fontsize=7.5, frameon=True, framealpha=0.9, edgecolor="none")
     axes.set_title(f"Reliability, {_split(table)}, n = {labels.size} studies", fontsize=9)
     return save_figure(figure, path)
-
-
-def _wilson(hits: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
-    z = 1.959964
-    middle = (hits + z * z / 2) / (n + z * z)
-    reach = z / (n + z * z) * np.sqrt(hits * (n - hits) / n + z * z / 4)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def _split(table: pd.DataFrame) -> str:
