@@ -4,7 +4,7 @@
     python3 scripts/quickstart.py
     python3 scripts/pointing_game.py quickstart_output/slow_tiny quickstart_output/dicom
 
-PHANTOM is a folder that ``ct-video-hf prepare phantom --data-dir`` wrote (the quickstart's ``dicom``):
+PHANTOM is a folder that ``ct-video-hf prepare phantom --data-dir`` wrote (here the quickstart's):
 its nodules.csv says where each nodule is. Of every positive study of the split the brightest place
 of the map is one point; it hits when it lies in a nodule, or within a tolerance of one. Beside the
 share of hits stand its 95 % Wilson interval, the share that points drawn evenly from all that the
