@@ -10,13 +10,14 @@ reaches the parent as soon as the block ends.
 from __future__ import annotations
 
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
-__all__ = ["QuietSpawnContext", "interrupts_held", "worker_results"]
+__all__ = ["QuietSpawnContext", "dismiss_workers", "interrupts_held", "worker_results"]
 
 
 @contextmanager
@@ -53,7 +54,8 @@ def worker_results(
 ) -> Iterator[Iterator[Any]]:
     """Results of a function as worker processes come by them.
 
-    However the block ends, no worker is left afterwards: what was not taken is given up.
+    However the block ends, no worker is at work afterwards: what was not taken is given up. Idle
+    ones wait a few minutes for the next call; :func:`dismiss_workers` ends them at once.
 
     Parameters
     ----------
@@ -75,8 +77,7 @@ def worker_results(
     from joblib.parallel import get_active_backend
 
     how = "generator" if ordered else "generator_unordered"
-    own = workers != 1 and type(get_active_backend()[0]).__name__ == "LokyBackend"
-    if own:
+    if type(get_active_backend()[0]).__name__ == "LokyBackend":
         with parallel_config("loky", inner_max_num_threads=1, initializer=_ignore_interrupts):
             pool = Parallel(n_jobs=workers, return_as=how)
     else:
@@ -89,12 +90,12 @@ def worker_results(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # joblib's, that results were not taken
             results.close()
-    if own:
-        _dismiss_workers()
 
 
-def _dismiss_workers() -> None:
-    """Idle workers would stay for minutes, with all that they imported."""
+def dismiss_workers() -> None:
+    """End idle workers, so that a process that is done need not wait for them as it exits."""
+    if "joblib" not in sys.modules:
+        return
     from joblib.externals.loky import get_reusable_executor
 
     get_reusable_executor(reuse=True).shutdown(wait=True)

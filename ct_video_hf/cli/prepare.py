@@ -322,6 +322,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data.prepared import prepare_table
     from ..data.sources import open_source
     from ..data.splits import read_split_file
+    from ..workers import dismiss_workers
 
     options = _options(args)
     if args.dry_run:
@@ -345,6 +346,7 @@ def run(args: argparse.Namespace) -> int:
                 prune=args.prune,
                 progress=not args.quiet,
             )
+        dismiss_workers()
     except KeyboardInterrupt:
         print(
             f"stopped. What is finished is kept in {args.out}: the same command goes on from there",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .labels import SPLITS
 from .manifest import count_findings, is_positive, write_text
 from .sharing import reasons_against_sharing
+
+if TYPE_CHECKING:
+    import jinja2
 
 __all__ = ["render_data_card", "write_data_card"]
 
@@ -134,12 +138,9 @@ Made with {% for library, version in versions.items() -%}
 
 def render_data_card(manifest: dict[str, Any], rejects: list[dict[str, str]]) -> str:
     """The text of the card from a manifest and the rejects of the run."""
-    import jinja2
-
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     studies = manifest["studies"]
     codes = Counter(reject["code"] for reject in rejects)
-    return environment.from_string(_TEMPLATE).render(
+    return _template().render(
         provenance=manifest["provenance"],
         against=reasons_against_sharing(manifest),
         rows=[_counts(split, studies) for split in SPLITS],
@@ -157,6 +158,14 @@ def render_data_card(manifest: dict[str, Any], rejects: list[dict[str, str]]) ->
         rejects=[{"code": code, "count": count} for code, count in sorted(codes.items())],
         versions=manifest["versions"],
     )
+
+
+@cache
+def _template() -> jinja2.Template:
+    import jinja2
+
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    return environment.from_string(_TEMPLATE)
 
 
 def _counts(split: str, studies: list[dict[str, Any]]) -> dict[str, Any]:

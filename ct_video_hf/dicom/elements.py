@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
 from struct import error as StructError
@@ -20,12 +21,15 @@ __all__ = [
     "ITEM_END",
     "PIXEL_DATA",
     "SEQUENCE_END",
+    "UNDEFINED",
     "Element",
     "Header",
     "Layout",
     "NeedMoreBytes",
     "OddStructure",
+    "Span",
     "pydicom_elements",
+    "spans",
     "walk",
 ]
 
@@ -75,6 +79,22 @@ class Layout:
 _STRUCTS = {
     order: (Struct(f"{order}HH2sH"), Struct(f"{order}HHI"), Struct(f"{order}I")) for order in "<>"
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where an element stands: its tag from ``start``, its value from ``value`` to ``stop``.
+
+    ``width`` bytes before the value say its length, unless that is undefined (``counted``).
+    """
+
+    tag: int
+    vr: str
+    start: int
+    value: int
+    stop: int
+    width: int
+    counted: bool
 
 
 @dataclass(slots=True)
@@ -167,6 +187,35 @@ def _walk_top(buffer: bytes, position: int, header: Header, wanted: frozenset[in
                 elements[tag] = (vr.decode(), buffer[position:stop])
         position = stop
     return position
+
+
+def spans(buffer: bytes, start: int, layout: Layout) -> Iterator[Span]:
+    """Where the elements stand that :func:`walk` passes, the pixel data the last of them.
+
+    For a data set that has been walked; of the pixel data only the head counts.
+    """
+    unpack_element, unpack_implicit, unpack_long = (s.unpack_from for s in layout.structs())
+    position = start
+    while True:
+        group, number, length = unpack_implicit(buffer, position)
+        vr, head, width = b"", 8, 4
+        if not layout.implicit:
+            _, _, vr, length = unpack_element(buffer, position)
+            width = 2
+            if vr in _LONG_VRS:
+                (length,) = unpack_long(buffer, position + 8)
+                head, width = 12, 4
+        tag, value = (group << 16) | number, position + head
+        if tag == PIXEL_DATA:
+            yield Span(tag, vr.decode(), position, value, value, width, False)
+            return
+        if length == UNDEFINED:
+            inner = Layout(True, "<") if vr == b"UN" else layout
+            _, stop = _sequence(buffer, value, None, inner, False, 0)
+        else:
+            stop = value + length
+        yield Span(tag, vr.decode(), position, value, stop, width, length != UNDEFINED)
+        position = stop
 
 
 def _is_pixels(header: Header, tag: int, vr: bytes, length: int, position: int) -> bool:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from ..progress import Progress
+from .alike import AlikeSlices
 from .errors import CTReadError
 from .findings import Collector, check_policy, name_files
 from .frame import Frame, Source
 from .geometry import Stack, build_stack
-from .headers import read_frames
 from .limits import Limits
 from .nifti import is_nifti, read_nifti
 from .pixels import PixelSummary, read_plane
@@ -29,7 +29,7 @@ from .volume import CTVolume, rounded_spacing
 
 __all__ = ["find_series", "read_ct"]
 
-#: Codes with which ``read_frames`` says that a file is no CT image, without being damaged.
+#: Codes with which reading a header says that a file is no CT image, without being damaged.
 _OTHER_KIND = {"not_ct"}
 #: Names that promise DICOM: such a file that holds none is damaged, not a stranger.
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -152,9 +152,10 @@ def _load_frames(
     strangers: list[str] = []
     others: list[tuple[str, CTReadError]] = []
     damaged: list[tuple[str, CTReadError]] = []
+    slices = AlikeSlices(limits)
     for source in sources:
         try:
-            frames.extend(read_frames(source, limits))
+            frames.extend(slices.frames(source))
         except CTReadError as error:
             if len(sources) == 1 or error.code == "too_large":
                 raise

@@ -29,11 +29,12 @@ def to_hu(values: np.ndarray) -> np.ndarray:
     return np.minimum(values.astype(np.int32) - _OFFSET, _MAX_HU).astype(np.int16)
 
 
-def fit_plane(plane: np.ndarray, size: int) -> np.ndarray:
+def fit_plane(plane: np.ndarray, size: int, out: np.ndarray | None = None) -> np.ndarray:
     """One uint16 plane (row, column) of HU + 1024 onto (size, size).
 
     A plane that is not square is first padded to one with air, centred (the odd line goes to the
-    end). Shrinking averages areas, enlarging interpolates linearly.
+    end). Shrinking averages areas, enlarging interpolates linearly. What has to be computed goes
+    to ``out`` (contiguous) where it is given; a plane that fits already is returned as it is.
     """
     rows, columns = plane.shape
     side = max(rows, columns)
@@ -45,7 +46,7 @@ def fit_plane(plane: np.ndarray, size: int) -> np.ndarray:
     if side == size:
         return plane
     method = cv2.INTER_AREA if size < side else cv2.INTER_LINEAR
-    return cv2.resize(plane, (size, size), interpolation=method)
+    return cv2.resize(plane, (size, size), dst=out, interpolation=method)
 
 
 def fit_in_plane(hu: np.ndarray, size: int) -> np.ndarray:

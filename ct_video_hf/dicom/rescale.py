@@ -5,6 +5,7 @@ Source: DICOM PS3.5 8.1.1 (bits), PS3.3 C.7.5.1.1.2 (padding), C.11.1 (rescale).
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import cv2
@@ -72,6 +73,10 @@ def stored_values(cells: np.ndarray, frame: Frame, *, lossy_codec: bool = False)
 
 
 def _extremes(values: np.ndarray) -> tuple[int, int]:
+    if values.itemsize == 2 and values.size:  # one pass for both, if none is below 0
+        low, high, _, _ = cv2.minMaxLoc(values.view(np.uint16))
+        if values.dtype.kind == "u" or high < 0x8000:
+            return int(low), int(high)
     return int(values.min()), int(values.max())
 
 
@@ -152,13 +157,35 @@ def _shift_into(
         return
     shift = offset - AIR_HU
     if low + shift < 0:
-        values = np.maximum(values, values.dtype.type(-shift))
+        values = np.maximum(values, values.dtype.type(-shift), out=_scratch(values, "clipped"))
     raised = values.view(np.uint16)
-    if shift:
-        raised = raised + _wrapped(shift).view(np.uint16)
+    late = 0
+    if shift and low >= 0 and _is_halved(raised, size):
+        late = shift
+    elif shift:
+        shift_by = _wrapped(shift).view(np.uint16)
+        raised = np.add(raised, shift_by, out=_scratch(raised, "raised"))
     if any(flips):
         raised = np.ascontiguousarray(_flipped(raised, flips))
-    np.add(fit_plane(raised, size).view(np.int16), np.int16(AIR_HU), out=target)
+    fitted = fit_plane(raised, size, target.view(np.uint16))
+    np.add(fitted.view(np.int16), _wrapped(late + AIR_HU), out=target)
+
+
+def _is_halved(plane: np.ndarray, size: int) -> bool:
+    """Whether fitting gives whole-number means of four: then adding may come after it."""
+    return plane.shape == (2 * size, 2 * size)
+
+
+_memory = threading.local()
+
+
+def _scratch(like: np.ndarray, name: str) -> np.ndarray:
+    """An array that this thread uses again for its next plane; new ones cost more than the sums."""
+    found = getattr(_memory, name, None)
+    if found is None or (found.shape, found.dtype) != (like.shape, like.dtype):
+        found = np.empty(like.shape, like.dtype)
+        setattr(_memory, name, found)
+    return found
 
 
 def _wrapped(offset: int) -> np.int16:

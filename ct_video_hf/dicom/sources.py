@@ -55,14 +55,13 @@ class FileSource:
 
     def read(self, start: int = 0, length: int | None = None) -> bytes:
         """Bytes from ``start``, fewer where the file ends. Raises CTReadError."""
+        wanted = max(0, self.size - start) if length is None else length
         try:
-            with open(self.path, "rb", buffering=0) as file:
-                if start:
-                    file.seek(start)
-                # one unbuffered read is one system call, and may give less than asked for
-                data = file.read(max(0, self.size - start) if length is None else length)
+            with _opened(self.path) as file:
+                data = _read_at(file, wanted, start)
+                # one read is one system call, and may give less than asked for
                 if length is not None and len(data) < min(length, self.size - start):
-                    data += _rest(file, length - len(data))
+                    data += _rest(file, length - len(data), start + len(data))
                 return data
         except OSError as error:
             raise _os_error(error, self.name) from error
@@ -70,12 +69,10 @@ class FileSource:
     def read_into(self, start: int, buffer: memoryview) -> int:
         """Fill a buffer of bytes from ``start``; how many there were. Raises CTReadError."""
         try:
-            with open(self.path, "rb", buffering=0) as file:
-                if start:
-                    file.seek(start)
+            with _opened(self.path) as file:
                 done = 0
                 while done < len(buffer):
-                    count = file.readinto(buffer[done:])
+                    count = _read_into_at(file, buffer[done:], start + done)
                     if not count:
                         break
                     done += count
@@ -84,14 +81,49 @@ class FileSource:
             raise _os_error(error, self.name) from error
 
 
-def _rest(file, length: int) -> bytes:
+class _opened:
+    """A file's number while the block runs: a third of the time that a file object takes."""
+
+    __slots__ = ("_number", "_path")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> int:
+        self._number = os.open(self._path, _READ_ONLY)
+        return self._number
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._number)
+
+
+_READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def _read_at(file: int, length: int, start: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(file, length, start)
+    os.lseek(file, start, os.SEEK_SET)  # Windows
+    return os.read(file, length)
+
+
+def _read_into_at(file: int, buffer: memoryview, start: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(file, [buffer], start)
+    data = _read_at(file, len(buffer), start)
+    buffer[: len(data)] = data
+    return len(data)
+
+
+def _rest(file: int, length: int, start: int) -> bytes:
     parts = []
     while length > 0:
-        part = file.read(length)
+        part = _read_at(file, length, start)
         if not part:
             break
         parts.append(part)
         length -= len(part)
+        start += len(part)
     return b"".join(parts)
 
 

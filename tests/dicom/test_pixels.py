@@ -670,3 +670,18 @@ def test_real_scans_equal_pydicom_but_for_padding():
             np.testing.assert_array_equal(read_plane(frame), expected)
             compared += 1
     assert compared > 40
+
+
+@pytest.mark.parametrize("size", [8, 16, 11, 5])  # of 16: a half, the same, others
+@pytest.mark.parametrize("intercept", [-1024.0, -1023.0, -1000.0, 0.0, 7.0, -1030.0, -3000.0])
+@pytest.mark.parametrize(("low", "high"), [(0, 3000), (-2000, 1500), (5000, 5001)])
+def test_fitting_on_the_way_equals_fitting_afterwards(tmp_path, size, intercept, low, high):
+    """Sums may come before the mean or after it, in scratch memory or not."""
+    stored = np.random.default_rng(1).integers(low, high, (4, 16, 16))
+    hu = (stored + intercept).astype(np.int16)
+    write_series(hu, tmp_path, intercept=intercept, signed=low < 0)
+    paths = sorted(tmp_path.iterdir())
+    found, summary = read_all(paths, size=size)
+    assert np.array_equal(read_all(paths)[0], hu)
+    assert np.array_equal(found, fit_in_plane(hu, size))
+    assert (summary.hu_min, summary.hu_max) == (hu.min(), hu.max())

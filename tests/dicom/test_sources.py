@@ -136,7 +136,7 @@ def test_permission_error_of_the_system_is_translated(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(tmp_path / "a.dcm"))
 
     with open_sources(tmp_path) as (source,):
-        monkeypatch.setattr("builtins.open", forbid)
+        monkeypatch.setattr("os.open", forbid)
         with pytest.raises(CTReadError) as caught:
             source.read()
     assert caught.value.code == "no_permission"
