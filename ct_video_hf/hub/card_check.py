@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from .model_folder import find_local_paths
+from .private_text import find_private
 
 __all__ = ["check_card_text", "check_model_card", "find_secrets"]
 
@@ -27,9 +28,6 @@ _SECTIONS = (
     "Citation",
 )
 _KEYS = ("library_name", "pipeline_tag", "license", "tags")
-_UID = re.compile(r"\b[0-2](?:\.(?:0|[1-9]\d*)){6,}\b")
-_MAIL = re.compile(r"\b[\w.+-]+@[\w-]+\.[a-z]{2,}\b", re.IGNORECASE)
-_SECRET = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")
 _LEFT_OVER = re.compile(r"\[More Information Needed\]|\{\{|\{%|\bNone\b|\bnan\b|\bTBD\b")
 
 
@@ -86,13 +84,11 @@ def _check_secrets(text: str) -> list[str]:
 
 
 def find_secrets(text: str) -> list[str]:
-    """DICOM UIDs, mail addresses and access tokens in a text, one of each kind, in words.
+    """DICOM UIDs, mail addresses, access tokens and the like in a text, one of each kind, in words.
 
-    A token is not repeated.
+    Nothing of it is repeated.
     """
-    kinds = (("a DICOM UID", _UID.findall(text)), ("a mail address", _MAIL.findall(text)))
-    found = [f"{words}: {hits[0]}" for words, hits in kinds if hits]
-    return found + ["an access token"] * bool(_SECRET.search(text))
+    return [hit for hit in find_private(text) if not hit.startswith("a place on a machine")]
 
 
 def _check_metadata(source: str) -> list[str]:

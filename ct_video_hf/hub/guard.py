@@ -1,32 +1,33 @@
-"""What of a model folder may be published: a list of what goes, and reasons against the rest."""
+"""What of a model folder may be published: a list of what goes, and reasons against the rest.
+
+A refusal names the file and the rule, never what was found.
+"""
 
 from __future__ import annotations
 
-import json
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import CTVideoError
-from .card_check import find_secrets
-from .model_folder import check_model_folder, find_local_paths
+from .guard_files import foreign_tensors, problems_of, without_studies
+from .model_folder import check_model_folder
+from .scan_files import what_of_patients
 
-__all__ = ["Plan", "plan_upload"]
+__all__ = ["Plan", "plan_upload", "refuse_private"]
 
+_FIGURES = "learning_curve|pr|reliability|roc|scores"
 #: What a model repository consists of; anything else stays at home.
 _PUBLIC = re.compile(
     r"config\.json|video_preprocessor_config\.json|generation_config\.json"
     r"|model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?"
     r"|training_config\.json|conversion\.json|calibration\.json|metrics\.json|README\.md"
-    r"|training_log\.csv|[a-z][a-z0-9_]*\.py|figures/[\w-]+\.png"
+    rf"|training_log\.csv|[a-z][a-z0-9_]*\.py|figures/({_FIGURES})(_dark)?\.png"
 )
-#: Scans and what is made of them.
-_PATIENTS = (".dcm", ".dicom", ".ima", ".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".arrow")
-_TEXT = (".json", ".md", ".py", ".csv")
-_DICOM_PREFIX = b"DICM"
-#: Keys under which names of studies and patients stand; the counts beside them are kept.
-_NAMES = frozenset({"study_id", "study_ids", "patient_id", "patient_ids", "patient_hash"})
+#: Tables with names of studies that training and evaluation themselves leave, for the user alone.
+_OWN_TABLES = re.compile(r"predictions(_\w+)?\.(csv|parquet)")
 
 
 @dataclass(frozen=True)
@@ -53,86 +54,94 @@ class Plan:
         )
 
 
-def plan_upload(folder: Path, card: str) -> Plan:
-    """Decide what of a model folder goes to the Hub.
+def plan_upload(folder: Path) -> Plan:
+    """Decide what of a model folder goes to the Hub; its card is left to the caller.
 
     Parameters
     ----------
     folder : pathlib.Path
-    card : str
-        Text of the card, which replaces the folder's.
 
     Raises
     ------
     CTVideoError
-        The folder is a prepared set or holds scans, is no sound model folder, or something that
-        would go holds a path of a machine, an access token, a mail address or a DICOM UID.
+        The folder is a prepared set, holds scans or tables of patients anywhere, is no sound model
+        folder, or something that would go is a link that leaves the folder, holds identifiers,
+        secrets or a path of a machine, text beside a picture, tensors that are no part of the
+        network, or code that is not this package's.
     """
-    _refuse_patients(folder)
-    problems = check_model_folder(folder)
-    if problems:
-        raise CTVideoError(f"{folder.name} is not pushed: {'; '.join(problems)}.")
-    files: dict[str, Path | bytes] = {}
-    left_out = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_dir():
-            continue
-        if path.is_symlink() or not _PUBLIC.fullmatch(name):
-            left_out.append(name)
-        else:
-            files[name] = path
-    files["README.md"] = card.encode("utf-8")
-    for name, entry in files.items():
-        if name.endswith(".json") and isinstance(entry, Path):
-            files[name] = _without_studies(entry)
-    for name, entry in files.items():
-        _refuse_secrets(name, entry)
-    return Plan(files, left_out)
-
-
-def _refuse_patients(folder: Path) -> None:
     if (folder / "parameters.json").is_file() or (folder / "private").is_dir():
         raise CTVideoError(
             f"{folder.name} is a prepared set, not a model: patients' scans do not go to a model "
             "repository."
         )
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and (path.name.lower().endswith(_PATIENTS) or _begins_like_dicom(path)):
+    files: dict[str, Path | bytes] = {}
+    left_out = []
+    for name, path in _entries(folder):
+        if not _PUBLIC.fullmatch(name):
+            _refuse_patients(folder, name, path)
+            left_out.append(name)
+        elif not _stays_inside(folder, path):
             raise CTVideoError(
-                f"{folder.name} holds what looks like a patient's scan "
-                f"({path.relative_to(folder).as_posix()}). Take it out of the folder; a model "
-                "repository needs none."
+                f"{name} is not pushed: it is a link that leaves the folder, as everything in the "
+                "Hub's cache is. Copy the model (`hf download REPO --local-dir FOLDER`) and push "
+                "the copy."
             )
+        else:
+            _refuse_patients(folder, name, path)
+            files[name] = _content(name, path)
+    files.pop("README.md", None)
+    for name, entry in files.items():
+        refuse_private(name, entry)
+    problems = check_model_folder(folder) or foreign_tensors(folder)
+    if problems:
+        raise CTVideoError(f"{folder.name} is not pushed: {'; '.join(problems)}.")
+    return Plan(files, left_out)
 
 
-def _begins_like_dicom(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == _DICOM_PREFIX
+def refuse_private(name: str, entry: Path | bytes) -> None:
+    """Stop a file that must not be published.
 
-
-def _without_studies(path: Path) -> Path | bytes:
-    """A JSON file without names of studies and patients, as it is where it has none."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    kept = _pruned(content)
-    if kept == content:
-        return path
-    return (json.dumps(kept, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
-
-
-def _pruned(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _pruned(entry) for key, entry in content.items() if key not in _NAMES}
-    return [_pruned(entry) for entry in content] if isinstance(content, list) else content
-
-
-def _refuse_secrets(name: str, entry: Path | bytes) -> None:
-    if not name.endswith(_TEXT):
+    Raises
+    ------
+    CTVideoError
+        With the file's name and the rule.
+    """
+    if name.endswith(".safetensors"):
         return
-    data = entry.read_bytes() if isinstance(entry, Path) else entry
-    text = data.decode("utf-8", errors="replace")
-    found = find_secrets(text)
-    if not name.endswith(".py"):  # code may speak of paths
-        found += [f"a place on a machine: {place}" for place in find_local_paths(text)[:1]]
-    if found:
-        raise CTVideoError(f"{name} is not pushed, it holds {'; '.join(found)}.")
+    problems = problems_of(name, entry.read_bytes() if isinstance(entry, Path) else entry)
+    if problems:
+        raise CTVideoError(f"{name} is not pushed: {'; '.join(problems)}.")
+
+
+def _entries(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Files and links below a folder; links to folders are not followed."""
+    for base, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(base, name))]
+        for entry in sorted([*files, *links]):
+            path = Path(base, entry)
+            yield path.relative_to(folder).as_posix(), path
+        folders.sort()
+
+
+def _stays_inside(folder: Path, path: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _refuse_patients(folder: Path, name: str, path: Path) -> None:
+    if not path.is_file() or not _stays_inside(folder, path) or _OWN_TABLES.fullmatch(name):
+        return
+    what = what_of_patients(path)
+    if what is not None:
+        raise CTVideoError(
+            f"{folder.name} is not pushed: {name} looks like patient data ({what}). Take it out of "
+            "the folder; a model repository needs none."
+        )
+
+
+def _content(name: str, path: Path) -> Path | bytes:
+    """The file itself, or its content without names of studies."""
+    if not name.endswith(".json"):
+        return path
+    data = path.read_bytes()
+    kept = without_studies(data)
+    return path if kept == data else kept

@@ -14,12 +14,13 @@ from ..errors import CTVideoError
 from .calls import HubError, retried
 from .card import ModelCardFacts, render_model_card
 from .card_check import check_card_text
-from .guard import Plan, plan_upload
+from .guard import Plan, plan_upload, refuse_private
 
 __all__ = ["ModelPush", "open_model_repo", "push_model"]
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _CHUNK = 1 << 20
+_EVAL_RESULTS = ".eval_results/ct_video_hf.yaml"
 
 
 @dataclass(frozen=True)
@@ -105,18 +106,25 @@ def push_model(
     for name, value in (("repo", repo), ("dataset_id", dataset_id)):
         if value is not None and not _REPO.fullmatch(value):
             raise CTVideoError(f"{name} is {value!r}; a Hub id such as user/name is expected.")
+    plan = plan_upload(folder)
     facts = ModelCardFacts.from_folder(folder, model_id=repo, license=license)
-    card = render_model_card(facts)
-    problems = check_card_text(card)
-    if problems:
-        raise CTVideoError(f"The card of {folder.name} is not sound: {'; '.join(problems)}.")
-    plan = plan_upload(folder, card)
+    plan.files["README.md"] = _card(facts)
     if dataset_id is not None:
-        plan.files[".eval_results/ct_video_hf.yaml"] = _eval_results(facts, dataset_id)
+        plan.files[_EVAL_RESULTS] = _eval_results(facts, dataset_id)
+        refuse_private(_EVAL_RESULTS, plan.files[_EVAL_RESULTS])
     told = ModelPush(repo, revision, private, sorted(plan.files), plan.bytes, plan.left_out)
     if dry_run:
         return told
     return _push(told, plan, message, token)
+
+
+def _card(facts: ModelCardFacts) -> bytes:
+    card = render_model_card(facts)
+    problems = check_card_text(card)
+    if problems:
+        raise CTVideoError(f"The card of {facts.name} is not sound: {'; '.join(problems)}.")
+    refuse_private("README.md", card.encode("utf-8"))
+    return card.encode("utf-8")
 
 
 def open_model_repo(

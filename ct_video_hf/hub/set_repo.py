@@ -13,8 +13,10 @@ from ..data.errors import CTDataError
 from ..data.export import Shard, plan_shards, published_names, write_shard
 from ..data.manifest import read_manifest
 from ..data.sharing import refuse_public
+from ..models.download import sha256_of
 from ..progress import study_progress
-from .calls import retried
+from .calls import HubError, retried
+from .guard import refuse_private
 
 __all__ = ["PushSummary", "push_set"]
 
@@ -24,7 +26,11 @@ _PUBLIC = ("format", "versions", "provenance", "label_names", "splits", "rejecte
 
 @dataclass(frozen=True)
 class PushSummary:
-    """What a push did: shards of the set, how many of them were there already, and the commit."""
+    """What a push did: shards of the set, how many of them were there already, and the commit.
+
+    ``verified`` counts shards that were pushed now and whose hash on the Hub is that of what was
+    sent; the name of a shard that was there tells its content.
+    """
 
     repo: str
     private: bool
@@ -32,6 +38,7 @@ class PushSummary:
     shards: int
     kept: int
     commit: str
+    verified: int
 
 
 def push_set(
@@ -74,8 +81,10 @@ def push_set(
     CTDataError
         When the set must not be public, the repository is not as private as was asked, or the
         folder is no whole set.
+    CTVideoError
+        When the card or the description of the set holds a secret or a path of a machine.
     HubError
-        When the Hub refuses, or does not answer.
+        When the Hub refuses, does not answer, or holds other bytes than were sent.
     """
     from huggingface_hub import HfApi
 
@@ -85,17 +94,23 @@ def push_set(
     shards = plan_shards(manifest, names, shard_bytes)
     api = HfApi(token=token)
     refuse_public(manifest, private=private)  # before anything is made
+    # the tables hold published names alone
+    refuse_private("README.md", (folder / "README.md").read_bytes())
+    refuse_private("set.json", _described(manifest).encode())
     _open_repo(api, repo, manifest, private)
-    there = retried(lambda: _sizes(api, repo), _what(repo))
+    there = {path: size for path, (size, _) in _listed(api, repo).items()}
     todo = [shard for shard in shards if shard.path not in there]
     sizes = {shard.path: there.get(shard.path, 0) for shard in shards}
     shown = study_progress(
         todo, len(shards), done=len(shards) - len(todo), what="pushing", show=progress
     )
+    sent = {}
     for shard in shown:
-        sizes[shard.path] = _push_shard(api, repo, folder, shard)
+        sizes[shard.path], sent[shard.path] = _push_shard(api, repo, folder, shard)
     commit = _push_card(api, repo, folder, manifest, shards, sizes, names)
-    return PushSummary(repo, private, len(names), len(shards), len(shards) - len(todo), commit.oid)
+    _verify(repo, sent, _listed(api, repo, commit.oid))
+    kept = len(shards) - len(todo)
+    return PushSummary(repo, private, len(names), len(shards), kept, commit.oid, len(sent))
 
 
 def _salt(folder: Path, manifest: dict[str, Any]) -> str | None:
@@ -129,12 +144,31 @@ def _what(repo: str) -> str:
     return f"push to {repo}"
 
 
-def _sizes(api: Any, repo: str) -> dict[str, int]:
-    tree = api.list_repo_tree(repo, repo_type="dataset", recursive=True)
-    return {entry.path: entry.size for entry in tree if hasattr(entry, "size")}
+def _listed(api: Any, repo: str, revision: str = "main") -> dict[str, tuple[int, str | None]]:
+    """Path -> size and, of a large file, SHA-256, as the Hub tells them."""
+
+    def ask() -> dict[str, tuple[int, str | None]]:
+        tree = api.list_repo_tree(repo, repo_type="dataset", recursive=True, revision=revision)
+        return {
+            entry.path: (entry.size, entry.lfs.sha256 if entry.lfs else None)
+            for entry in tree
+            if hasattr(entry, "size")
+        }
+
+    return retried(ask, _what(repo))
 
 
-def _push_shard(api: Any, repo: str, folder: Path, shard: Shard) -> int:
+def _verify(repo: str, sent: dict[str, str], there: dict[str, tuple[int, str | None]]) -> None:
+    wrong = [path for path, digest in sent.items() if there.get(path, (0, None))[1] != digest]
+    if wrong:
+        raise HubError(
+            f"{_what(repo)}: {len(wrong)} shards on the Hub are not what was sent, such as "
+            f"{wrong[0]}. Delete them there and push again."
+        )
+
+
+def _push_shard(api: Any, repo: str, folder: Path, shard: Shard) -> tuple[int, str]:
+    """Size and SHA-256 of what was sent."""
     with tempfile.TemporaryDirectory(prefix="ct-video-hf-") as name:
         file = Path(name) / "shard.parquet"
         size = write_shard(shard, folder, file)
@@ -148,7 +182,7 @@ def _push_shard(api: Any, repo: str, folder: Path, shard: Shard) -> int:
             ),
             _what(repo),
         )
-    return size
+        return size, sha256_of(file)
 
 
 def _push_card(api, repo, folder, manifest, shards, sizes, names) -> Any:
@@ -167,7 +201,7 @@ def _push_card(api, repo, folder, manifest, shards, sizes, names) -> Any:
 
     def commit() -> Any:
         # asked for anew each time: a commit whose answer was lost has taken the files away already
-        there = _sizes(api, repo)
+        there = _listed(api, repo)
         stale = sorted(path for path in there if path.startswith("data/") and path not in sizes)
         gone = [CommitOperationDelete(path_in_repo=path) for path in stale]
         return api.create_commit(

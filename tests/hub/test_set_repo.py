@@ -11,7 +11,10 @@ import yaml
 
 from ct_video_hf.data import PrepareOptions, load_prepared, prepare
 from ct_video_hf.data.manifest import read_manifest
+from ct_video_hf.errors import CTVideoError
+from ct_video_hf.hub import HubError, push_set
 from tests.support.dicom_folders import write_folder_set
+from tests.support.hub_client import client_of
 from tests.support.hub_server import HubServer
 from tests.support.tiny_runs import REPOSITORY
 
@@ -86,6 +89,7 @@ def test_pushed_and_read_back_and_streamed_the_same(folder, tmp_path):
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)
         assert (told["studies"], told["shards"], told["kept"]) == (6, 2, 0)
+        assert told["verified"] == 2
         assert hub.store.load("dataset", "tester/ct-set")["private"]
         # a smaller shard size makes other shards; the first ones go with the same commit
         first = {path for path in files_of(hub) if path.endswith(".parquet")}
@@ -180,9 +184,33 @@ def test_what_must_not_be_public_stays_private(folder, tmp_path):
         assert done.returncode == 0, done.stderr
 
 
+def test_shards_that_are_not_what_was_sent(folder, tmp_path):
+    with (
+        HubServer(tmp_path / "hub", misstate="data/*") as hub,
+        client_of(hub),
+        pytest.raises(HubError, match="6 shards on the Hub are not what was sent, such as data/"),
+    ):
+        push_set(folder, "tester/ct-set", shard_bytes=1, progress=False)
+
+
+def test_a_path_in_the_description_of_a_set(folder, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for entry in folder.iterdir():
+        if entry.name != "manifest.json":
+            (copy / entry.name).symlink_to(entry)
+    manifest = read_manifest(folder)
+    manifest["provenance"] |= {"description": "Scans in /home/ada/scans."}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with HubServer(tmp_path / "hub") as hub, client_of(hub):
+        with pytest.raises(CTVideoError, match=r"set\.json is not pushed: it holds a place") as no:
+            push_set(copy, "tester/ct-set", progress=False)
+        assert "ada" not in str(no.value)
+        assert hub.log == []
+
+
 def test_a_copy_without_its_salt_cannot_hash(folder, tmp_path):
     from ct_video_hf.data.errors import CTDataError
-    from ct_video_hf.hub.set_repo import push_set
 
     copy = tmp_path / "copy"
     copy.mkdir()

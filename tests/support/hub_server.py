@@ -67,6 +67,7 @@ DEFAULT_FAULTS = dict(
     truncate_at=0.5,  # fraction sent before the cut
     truncate_times=1,  # how many GETs to cut; -1: always
     corrupt=None,  # glob of paths whose body has its last byte flipped
+    misstate=None,  # glob of paths whose hash the listing of a repository tells wrongly
     no_range=False,  # ignore Range headers (answer 200 with the whole body)
     drop_header=None,  # a header name never sent on /resolve ("X-Repo-Commit": a proxy that strips it)
 )
@@ -864,6 +865,9 @@ class Handler(BaseHTTPRequestHandler):
                     )
             if len(parts) == 1 or recursive:
                 e = tree[p]
+                wrong = self.hub.faults["misstate"]
+                if wrong and fnmatch.fnmatch(p, wrong):
+                    e = {k: v[::-1] if isinstance(v, str) else v for k, v in e.items()}
                 item = dict(type="file", oid=e["oid"], size=e["size"], path=p)
                 if e.get("sha256"):
                     item["lfs"] = dict(
