@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,12 @@ _RESERVED = {
 }
 
 
+#: Tracker -> modules, one of which it needs, and how they are had.
+_TRACKERS = {
+    "tensorboard": (("tensorboard", "tensorboardX"), "pip install 'ct-video-hf[tensorboard]'"),
+    "trackio": (("trackio",), "pip install trackio"),
+    "wandb": (("wandb",), "pip install wandb"),
+}
 #: Options that are fields of that name.
 _SAME_NAME = ("loss", "focal_gamma", "label_smoothing", "class_weights", "ema")
 
@@ -135,9 +142,21 @@ class CTTrainingArguments(TrainingArguments):
             )
         if self.optimizer not in ("adamw", "adam"):
             raise CTVideoError(f"optimizer is adamw or adam, found {self.optimizer!r}")
+        _check_trackers(self.report_to)
         if self.loss not in ("cross_entropy", "focal"):
             raise CTVideoError(f"loss is cross_entropy or focal, found {self.loss!r}")
         check_aggregation(self.aggregation, self.top_k)
+
+
+def _check_trackers(names: list[str]) -> None:
+    """Refuse a tracker that is not installed before any data is read."""
+    for name in names:
+        modules, install = _TRACKERS.get(name, ((), ""))
+        if modules and not any(importlib.util.find_spec(module) for module in modules):
+            raise CTVideoError(
+                f"report_to {name}: the package {modules[0]} is not installed; {install}, or leave "
+                "report_to out (the log is in training_log.csv in any case)"
+            )
 
 
 def _fields() -> dict[str, dataclasses.Field]:
@@ -231,6 +250,13 @@ def build_arguments(
         "top_k": options["top_k"],
         "study_label": options["study_label"],
     }
+    if options["report_to"]:
+        values["report_to"] = options["report_to"]
+    if options["torch_compile"]:
+        if options["gradient_checkpointing"]:
+            raise OptionError("torch_compile and gradient_checkpointing exclude each other here: "
+                              "torch cannot compile blocks that are recomputed")  # fmt: skip
+        values["torch_compile"] = True
     if options["push_to_hub"] is not None:
         values |= {"push_to_hub": True, "hub_model_id": options["push_to_hub"]}
     if options["scheduler"] == "plateau":

@@ -156,6 +156,8 @@ def run_record(trainer: CTTrainer, parts, options, extras, seconds: float, comma
         "global_batch_size": args.train_batch_size
         * args.gradient_accumulation_steps
         * args.world_size,
+        "batch_size": args.per_device_train_batch_size,
+        "accumulation_steps": args.gradient_accumulation_steps,
         "epochs_run": math.ceil(round(state.epoch or 0, 6)),
         "steps": state.global_step,
         "best_epoch": _epoch_of(state, state.best_global_step),

@@ -162,6 +162,9 @@ _ALL = (
            metavar="N"),
     Option("eval_batch_size", _TRAIN, "the same where nothing is learned (default: batch_size)",
            _positive, metavar="N"),
+    Option("find_batch_size", _TRAIN, "try batch_size first and take its largest divisor that "
+           "fits into memory; accumulation keeps the clips of a step", read_flag, default=False,
+           metavar="BOOL"),
     Option("accumulate", _TRAIN, "batches to each optimizer step", _positive, default=1,
            metavar="N"),
     Option("lr", _TRAIN, "highest learning rate", float, default=3e-4, metavar="RATE"),
@@ -195,6 +198,9 @@ _ALL = (
            "validated and saved in their place (default: none)", _within, metavar="DECAY"),
     Option("precision", _TRAIN, "bf16 and fp16: mixed precision", default="fp32",
            choices=("fp32", "bf16", "fp16")),
+    Option("torch_compile", _TRAIN, "compile the network with torch.compile: minutes at the start, "
+           "faster steps afterwards on a GPU; not with gradient_checkpointing", read_flag,
+           default=False, metavar="BOOL"),
     Option("gradient_checkpointing", _TRAIN, "recompute activations: less memory, more time",
            read_flag, default=False, metavar="BOOL"),
     Option("channels_last", _TRAIN, "channels-last memory layout, faster with bf16", read_flag,
@@ -231,6 +237,9 @@ _ALL = (
            metavar="REPO"),
     Option("license", _RUN, "licence that the trained weights are published under, for the card, "
            "such as cc-by-4.0 (default: not stated)", metavar="ID"),
+    Option("report_to", _RUN, "where the course of training goes besides console and CSV: "
+           "tensorboard (needs the extra of that name), trackio, wandb, ...", several=True,
+           metavar="TRACKER"),
     Option("keep_checkpoints", _RUN, "leave the checkpoints in the finished folder", read_flag,
            default=False, metavar="BOOL"),
 )  # fmt: skip

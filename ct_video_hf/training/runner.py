@@ -19,6 +19,7 @@ from ..evaluation.predictions import LABEL_NAME
 from ..evaluation.tables import clip_table
 from ..models import create_model
 from .arguments import build_arguments
+from .batch_search import fit_batch
 from .checkpoints import last_complete
 from .finish import finish, run_record
 from .groups import freeze_backbone, freeze_stages
@@ -109,6 +110,10 @@ def run(
         run_record, trainer, parts, options, extras, 0.0, command, origin
     )
     checkpoint = last_complete(output) if options["resume"] else None
+    if options["find_batch_size"]:
+        fit_batch(trainer, checkpoint)
+        if options["eval_batch_size"] is None:
+            args.per_device_eval_batch_size = args.per_device_train_batch_size
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - start
