@@ -29,6 +29,7 @@ COMMANDS = {
     "convert": "turn published weights into a model folder; list all backbones",
     "study": "plan, run and report the paper's grid of experiments, or one of your own",
     "push": "push a model folder or a prepared set to the Hub",
+    "demo": "serve a page on this machine: drop a scan, see its score and slices",
     "card": "render or check the model card of a model folder",
 }
 

@@ -1,0 +1,188 @@
+"""Serving the page, on this machine or on a Space."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CTVideoError
+from .limits import DemoLimits
+
+__all__ = ["Running", "read_examples", "serve", "serve_space"]
+
+_INDEX = "examples.json"
+
+
+@dataclass
+class Running:
+    """A demo that is being served; :meth:`close` ends it and deletes everything that it kept."""
+
+    page: Any
+    store: Any
+    uploads: tempfile.TemporaryDirectory
+    url: str
+    share_url: str | None
+
+    def wait(self) -> None:
+        """Serve until the process is interrupted or told to end (SIGTERM), then close."""
+        ended = threading.Event()
+        before = signal.signal(signal.SIGTERM, lambda *_: ended.set())
+        try:
+            while not ended.wait(0.5):
+                pass
+        except KeyboardInterrupt:
+            ended.set()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            self.close()
+
+    def close(self) -> None:
+        """Stop serving and delete uploads and volumes."""
+        self.page.close(verbose=False)
+        self.store.close()
+        self.uploads.cleanup()
+
+
+def serve(
+    model: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    label: str | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    share: bool = False,
+    open_browser: bool = False,
+    examples: str | os.PathLike | None = None,
+    limits: DemoLimits | None = None,
+) -> Running:
+    """Load a model and serve its demo in the background.
+
+    Parameters
+    ----------
+    model : str or path
+        A model folder or a Hub id.
+    revision, device, label
+        As of :func:`ct_video_hf.pipeline`.
+    host : str, optional
+        Default: this machine alone, or what ``GRADIO_SERVER_NAME`` says (Spaces set it).
+    port : int, optional
+        Default: the first free one from 7860.
+    share : bool
+        Ask Gradio's servers for a public address: scans then pass through them.
+    open_browser : bool
+    examples : path, optional
+        A folder with example scans and an ``examples.json`` (see :func:`read_examples`).
+    limits : DemoLimits, optional
+
+    Returns
+    -------
+    Running
+
+    Raises
+    ------
+    CTVideoError
+        Without the extra ``demo``, or where the model cannot be loaded or the port not be had.
+    """
+    _need_gradio()
+    limits = limits or DemoLimits()
+    listed = [] if examples is None else read_examples(examples)
+    uploads = tempfile.TemporaryDirectory(prefix="ct-video-uploads-", ignore_cleanup_errors=True)
+    os.environ["GRADIO_TEMP_DIR"] = uploads.name  # Gradio's own is shared by all its users
+    from ..inference import pipeline
+    from .app import build_page, look
+    from .routes import routes
+    from .store import Store
+    from .work import Scorer
+
+    predict = pipeline(model, revision=revision, device=device, label=label)
+    store = Store(limits)
+    page = build_page(Scorer(predict, store, limits), store, limits, listed)
+    page.queue(api_open=False, max_size=limits.waiting)
+    try:
+        _, url, share_url = page.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            inbrowser=open_browser,
+            quiet=True,
+            prevent_thread_lock=True,
+            app_kwargs={"routes": routes(store)},
+            max_file_size=limits.upload_bytes,
+            footer_links=[],
+            run_history=False,  # it would keep results in the visitor's browser
+            enable_monitoring=False,
+            pwa=False,
+            ssr_mode=False,
+            mcp_server=False,
+            **look(),
+        )
+    except OSError as error:
+        store.close()
+        uploads.cleanup()
+        raise CTVideoError(
+            f"The demo cannot be served on port {port or '7860 and those above'}: {error}"
+        ) from error
+    return Running(page, store, uploads, url, share_url)
+
+
+def serve_space(model: str, *, revision: str | None = None) -> None:
+    """Serve until the end, as the ``app.py`` of a Space does.
+
+    Examples are taken from the folder ``examples`` beside it.
+    """
+    folder = Path("examples")
+    serve(model, revision=revision, examples=folder if (folder / _INDEX).is_file() else None).wait()
+
+
+def read_examples(folder: str | os.PathLike) -> list[dict[str, str]]:
+    """The example scans in a folder.
+
+    ``examples.json`` is a list of objects with ``file``, ``title``, ``words`` (what it is) and
+    ``licence``.
+
+    Returns
+    -------
+    list of dict
+        The same with ``path`` for ``file``.
+
+    Raises
+    ------
+    CTVideoError
+        When the list is missing or names a file that is not there.
+    """
+    folder = Path(folder)
+    index = folder / _INDEX
+    try:
+        entries = json.loads(index.read_text(encoding="utf-8"))
+        listed = [
+            {key: str(entry[key]) for key in ("file", "title", "words", "licence")}
+            for entry in entries
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CTVideoError(
+            f"{index.name} in {folder.name} cannot be read as a list of example scans with file, "
+            f"title, words and licence ({type(error).__name__}: {error})."
+        ) from error
+    for entry in listed:
+        entry["path"] = str((folder / Path(entry["file"]).name).resolve())
+        if not Path(entry["path"]).is_file():
+            raise CTVideoError(
+                f"{index.name} names {entry['file']}, which is not in {folder.name}."
+            )
+    return listed
+
+
+def _need_gradio() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("gradio") is None:
+        raise CTVideoError(
+            'The demo needs Gradio, which is not installed: pip install "ct-video-hf[demo]"'
+        )

@@ -1,0 +1,213 @@
+"""What happens to an upload: read, score, keep; a thread each, so that the page can follow."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CTVideoError
+from ..inference import prediction_row, render_report, write_predictions
+from .limits import DemoLimits
+from .reading import read_apart
+from .store import Kept, Store
+from .uploads import adopt, adopt_many
+
+if TYPE_CHECKING:
+    from ..inference import CTVideoPipeline
+
+__all__ = ["Job", "Scorer"]
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.2
+
+
+class _CancelledError(Exception):
+    """The visitor has gone."""
+
+
+class Job:
+    """Work in a thread, with where it stands; leaving its ``with`` block ends it.
+
+    Attributes
+    ----------
+    stage, done, total
+        Where it stands; ``total`` is 0 while nobody knows.
+    result : object
+        What the work returned.
+    error : CTVideoError or None
+        Why it failed, in words that may be shown.
+    """
+
+    def __init__(self, work: Callable[[Job], Any]) -> None:
+        self.stage, self.done, self.total = "Starting", 0, 0
+        self.result: Any = None
+        self.error: CTVideoError | None = None
+        self._work = work
+        self._gone = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="ct-video-demo-job")
+
+    def __enter__(self) -> Job:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._gone.set()
+        self._thread.join()
+
+    def enter(self, stage: str, seconds: float | None = None) -> Callable[[int, int], None]:
+        """Begin a stage; gives the function that it tells how far it is.
+
+        That function raises when the visitor has gone, and CTVideoError after ``seconds``.
+        """
+        self.stage, self.done, self.total = stage, 0, 0
+        end = None if seconds is None else time.monotonic() + seconds
+
+        def tell(done: int, total: int) -> None:
+            if self._gone.is_set():
+                raise _CancelledError
+            if end is not None and time.monotonic() > end:
+                raise CTVideoError(
+                    f"{stage} took longer than {seconds:.0f} seconds and was stopped. Run it on a "
+                    "machine of your own: ct-video-hf predict."
+                )
+            self.done, self.total = done, total
+
+        return tell
+
+    def looks(self) -> Iterator[Job]:
+        """Itself, now and then, until the work has ended."""
+        while self._thread.is_alive():
+            yield self
+            self._thread.join(_LOOK_EVERY_S)
+
+    def _run(self) -> None:
+        try:
+            self.result = self._work(self)
+        except CTVideoError as error:
+            self.error = error
+        except _CancelledError:
+            self.error = CTVideoError("The page was closed.")
+        except Exception as error:
+            # its text may quote the scan, so only its kind is told
+            logger.error("a scan failed in an unexpected way: %s", type(error).__name__)
+            self.error = CTVideoError(
+                f"Something unexpected went wrong ({type(error).__name__}). Nothing was kept."
+            )
+
+
+class Scorer:
+    """Reads and scores uploads with one pipeline, one at a time."""
+
+    def __init__(self, predict: CTVideoPipeline, store: Store, limits: DemoLimits) -> None:
+        self.predict = predict
+        self.store = store
+        self.limits = limits
+        self._one_at_a_time = threading.Lock()
+
+    def one(self, paths: Sequence[str], policy: str, session: str) -> Job:
+        """A job that scores one scan and keeps it; its result is a :class:`Kept`."""
+        return Job(lambda job: self._one(job, paths, policy, session))
+
+    def example(self, path: str, policy: str, session: str) -> Job:
+        """As :meth:`one`, for a scan of this machine, which stays."""
+
+        def work(job: Job) -> Kept:
+            copy = Path(tempfile.mkdtemp(dir=self.store.root)) / Path(path).name
+            try:
+                shutil.copyfile(path, copy)
+                return self._one(job, [str(copy)], policy, session)
+            finally:
+                shutil.rmtree(copy.parent, ignore_errors=True)
+
+        return Job(work)
+
+    def many(
+        self, paths: Sequence[str], policy: str, session: str, rows: list[dict[str, Any]]
+    ) -> Job:
+        """A job that scores scans one after the other; rows appear in ``rows`` as they are done."""
+
+        def work(job: Job) -> Kept:
+            kept = self.store.room(session)
+            try:
+                scans = adopt_many(paths, kept.folder, self.limits)
+                for number, scan in enumerate(scans, start=1):
+                    rows.append(self._row(job, number, scan, kept.folder, policy))
+                table = write_predictions(rows, kept.folder / "table.csv")
+                kept.files = {"table.csv": table.read_bytes()}
+                self.store.put(kept)
+            except BaseException:
+                self.store.discard(kept)
+                raise
+            return kept
+
+        return Job(work)
+
+    def _one(self, job: Job, paths: Sequence[str], policy: str, session: str) -> Kept:
+        kept = self.store.room(session)
+        try:
+            path = adopt(paths, kept.folder, self.limits)
+            kept.volume, kept.result = self._score(job, path, kept.folder, policy)
+            kept.files = {
+                "result.json": json.dumps(kept.result, indent=2).encode(),
+                "report.html": render_report(kept.volume, kept.result).encode(),
+            }
+            self.store.put(kept)
+        except BaseException:
+            self.store.discard(kept)
+            raise
+        return kept
+
+    def _row(self, job: Job, number: int, scan: Path, folder: Path, policy: str) -> dict[str, Any]:
+        name = f"scan {number}"
+        try:
+            _, result = self._score(job, scan, folder, policy, f"{name}: ")
+        except CTVideoError as error:
+            return prediction_row(name, None, error)
+        finally:
+            (folder / "hu.npy").unlink(missing_ok=True)
+        return prediction_row(name, result)
+
+    def _score(
+        self, job: Job, path: Path, folder: Path, policy: str, prefix: str = ""
+    ) -> tuple[Any, dict[str, Any]]:
+        begin = time.perf_counter()
+        try:
+            volume = read_apart(
+                path,
+                folder,
+                policy=policy,
+                limits=self.limits,
+                tell=job.enter(f"{prefix}Reading slices"),
+            )
+        finally:
+            _delete(path)
+        seconds = time.perf_counter() - begin
+        waits = job.enter(f"{prefix}Waiting for another scan to finish")
+        while not self._one_at_a_time.acquire(timeout=_LOOK_EVERY_S):
+            waits(0, 0)
+        try:
+            tell = job.enter(f"{prefix}Scoring clips", self.limits.score_seconds)
+            result = self.predict(volume, progress=tell)
+        finally:
+            self._one_at_a_time.release()
+        timings = result["timings_s"]
+        timings["read"] = round(seconds, 4)
+        timings["total"] = round(timings["total"] + seconds, 4)
+        return volume, result
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
