@@ -8,9 +8,9 @@ from pathlib import Path
 __all__ = ["add_arguments", "run"]
 
 _EPILOG = """\
-The page is for this machine alone unless --host or --share say otherwise. Uploads are deleted as
-soon as they have been read, volumes when the page is closed; nothing about a scan is logged.
---share asks Gradio's servers for a public address, and scans then pass through them.
+The page is for this machine alone unless --host says otherwise; it has no password, and loads
+nothing from elsewhere. Uploads are deleted as soon as they have been read, volumes when the page is
+closed; nothing about a scan is logged.
 
   ct-video-hf demo my_model
   ct-video-hf demo me/my-model --port 8000 --open
@@ -30,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--port", type=int, metavar="N", help="default: the first free one from 7860"
     )
     parser.add_argument("--host", metavar="NAME", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--share", action="store_true", help="a public address, through Gradio")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.add_argument(
         "--examples", type=Path, metavar="DIR", help="example scans, as a Space has them"
@@ -48,13 +47,10 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         host=args.host or "127.0.0.1",
         port=args.port,
-        share=args.share,
         open_browser=args.open,
         examples=args.examples,
     )
     print(f"The demo is at {running.url}  (Ctrl+C ends it)", flush=True)
-    if running.share_url:
-        print(f"and, for everybody who has the address, at {running.share_url}", flush=True)
     print("Not for clinical use.", flush=True)
     running.wait()
     return 0

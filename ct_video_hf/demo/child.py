@@ -9,7 +9,8 @@ import json
 import os
 import re
 import sys
-from pathlib import Path
+import zipfile
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -41,16 +42,23 @@ def main() -> int:
         )
         np.save(Path(request["out"]) / "hu.npy", volume.hu, allow_pickle=False)
     except CTReadError as error:
-        _say({"error": _plain(str(error)), "code": error.code, "findings": error.findings})
+        names = _Names(Path(request["path"]))
+        _say({
+            "error": names.hidden(_plain(str(error))),
+            "code": error.code,
+            "findings": names.without(error.findings),
+        })  # fmt: skip
         return 0
     except MemoryError:
         words = "The scan needs more memory than one upload may take on this machine."
         _say({"error": words, "code": "too_large", "findings": []})
         return 0
+    report = volume.report.to_dict()
+    report["findings"] = _Names(Path(request["path"])).without(report["findings"])
     _say({
         "affine": volume.affine.tolist(),
         "source_index": volume.source_index,
-        "report": volume.report.to_dict(),
+        "report": report,
     })  # fmt: skip
     return 0
 
@@ -73,6 +81,40 @@ def _confine(limits: dict[str, Any]) -> None:
         _, hard = resource.getrlimit(kind)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (value, value))
+
+
+class _Names:
+    """Names of an archive's members, which may be names of people, become numbers."""
+
+    _SHORTEST = 4  # characters; a shorter one names nobody and may be a word or number of the text
+
+    def __init__(self, path: Path) -> None:
+        self.numbers: dict[str, str] = {}
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = archive.infolist()
+        except (OSError, zipfile.BadZipFile):  # no archive, or one that was refused as such
+            members = []
+        for number, member in enumerate(members, start=1):
+            name = PurePosixPath(member.filename).name
+            if len(name) >= self._SHORTEST:
+                for written in (name, repr(name)[1:-1]):
+                    self.numbers.setdefault(written, f"file {number}")
+        longest_first = sorted(self.numbers, key=len, reverse=True)
+        self.pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    def hidden(self, text: str) -> str:
+        """A text with numbers for names."""
+        return self.pattern.sub(lambda found: self.numbers[found[0]], text)
+
+    def without(self, findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Findings of the reader with numbers for names."""
+        return [
+            finding
+            | {"message": self.hidden(finding["message"])}
+            | {"files": list(map(self.hidden, finding.get("files", [])))}
+            for finding in findings
+        ]
 
 
 class _Told:

@@ -29,6 +29,10 @@ class DemoLimits:
         For one scan.
     read_memory_bytes : int
         Address space of the process that reads a scan.
+    arriving_bytes : int
+        All uploads that have not been read yet.
+    arrived_seconds : float
+        How long an upload may wait to be read; it goes earlier when its page is closed.
     waiting : int
         Visitors who may wait; who comes after them is told to come back later.
     keep_seconds : float
@@ -45,6 +49,8 @@ class DemoLimits:
     read_seconds: float = 180.0
     score_seconds: float = 600.0
     read_memory_bytes: int = 8 * _GIB
+    arriving_bytes: int = 8 * _GIB
+    arrived_seconds: float = 1800.0
     waiting: int = 20
     keep_seconds: float = 3600.0
     keep_bytes: int = 8 * _GIB

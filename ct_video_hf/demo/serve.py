@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,7 @@ class Running:
 
     page: Any
     store: Any
-    uploads: tempfile.TemporaryDirectory
     url: str
-    share_url: str | None
 
     def wait(self) -> None:
         """Serve until the process is interrupted or told to end (SIGTERM), then close."""
@@ -46,7 +43,6 @@ class Running:
         """Stop serving and delete uploads and volumes."""
         self.page.close(verbose=False)
         self.store.close()
-        self.uploads.cleanup()
 
 
 def serve(
@@ -57,7 +53,6 @@ def serve(
     label: str | None = None,
     host: str | None = None,
     port: int | None = None,
-    share: bool = False,
     open_browser: bool = False,
     examples: str | os.PathLike | None = None,
     limits: DemoLimits | None = None,
@@ -74,8 +69,6 @@ def serve(
         Default: this machine alone, or what ``GRADIO_SERVER_NAME`` says (Spaces set it).
     port : int, optional
         Default: the first free one from 7860.
-    share : bool
-        Ask Gradio's servers for a public address: scans then pass through them.
     open_browser : bool
     examples : path, optional
         A folder with example scans and an ``examples.json`` (see :func:`read_examples`).
@@ -93,27 +86,33 @@ def serve(
     _need_gradio()
     limits = limits or DemoLimits()
     listed = [] if examples is None else read_examples(examples)
-    uploads = tempfile.TemporaryDirectory(prefix="ct-video-uploads-", ignore_cleanup_errors=True)
-    os.environ["GRADIO_TEMP_DIR"] = uploads.name  # Gradio's own is shared by all its users
+    from starlette.middleware import Middleware
+
     from ..inference import pipeline
     from .app import build_page, look
+    from .door import Door
     from .routes import routes
     from .store import Store
     from .work import Scorer
 
     predict = pipeline(model, revision=revision, device=device, label=label)
     store = Store(limits)
-    page = build_page(Scorer(predict, store, limits), store, limits, listed)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_TEMP_DIR"] = str(store.uploads)  # Gradio's own is shared by all its users
+    page = build_page(Scorer(predict, store, limits), limits, listed)
     page.queue(api_open=False, max_size=limits.waiting)
     try:
-        _, url, share_url = page.launch(
+        _, url, _ = page.launch(
             server_name=host,
             server_port=port,
-            share=share,
+            share=False,  # it would send scans through Gradio's servers
             inbrowser=open_browser,
             quiet=True,
             prevent_thread_lock=True,
-            app_kwargs={"routes": routes(store)},
+            app_kwargs={
+                "routes": routes(store),
+                "middleware": [Middleware(Door, store=store, limits=limits)],
+            },
             max_file_size=limits.upload_bytes,
             footer_links=[],
             run_history=False,  # it would keep results in the visitor's browser
@@ -123,13 +122,14 @@ def serve(
             mcp_server=False,
             **look(),
         )
-    except OSError as error:
+    except BaseException as error:
         store.close()
-        uploads.cleanup()
+        if not isinstance(error, OSError):
+            raise
         raise CTVideoError(
             f"The demo cannot be served on port {port or '7860 and those above'}: {error}"
         ) from error
-    return Running(page, store, uploads, url, share_url)
+    return Running(page, store, url)
 
 
 def serve_space(model: str, *, revision: str | None = None) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..dicom import CTVolume
+from ..errors import CTVideoError
 from .limits import DemoLimits
 
 __all__ = ["Kept", "Store"]
@@ -54,14 +57,23 @@ class Store:
     """Keeps scans until their page is closed, their time is over, or room is needed.
 
     Everything lies in one temporary folder of mode 0700, which goes with :meth:`close`.
+
+    Attributes
+    ----------
+    root : pathlib.Path
+    uploads : pathlib.Path
+        In it, where files arrive that have not been read yet.
     """
 
     def __init__(self, limits: DemoLimits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
-        self.root = Path(tempfile.mkdtemp(prefix="ct-video-demo-"))
+        self.root = Path(tempfile.mkdtemp(prefix="ct-video-demo-")).resolve()
+        self.uploads = self.root / "uploads"
+        self.uploads.mkdir(mode=0o700)
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: dict[str, Kept] = {}
+        self._arrived: dict[str, set[Path]] = {}
         self._closed = threading.Event()
         threading.Thread(target=self._sweep, daemon=True, name="ct-video-demo-sweep").start()
 
@@ -107,28 +119,80 @@ class Store:
             self._kept.pop(kept.token, None)
         self._remove([kept])
 
+    def arrived(self, session: str, paths: list[str]) -> None:
+        """Remember that uploads belong to a page; :meth:`forget` deletes what is still there."""
+        with self._lock:
+            self._arrived.setdefault(session, set()).update(map(self.arrival, paths))
+
+    def arrival(self, path: str | os.PathLike) -> Path:
+        """The path of an upload; what lies anywhere else is nobody's to name.
+
+        Raises
+        ------
+        CTVideoError
+            When it is not in :attr:`uploads`.
+        """
+        found = Path(os.path.realpath(path))
+        if self.uploads not in found.parents:
+            raise CTVideoError("This is no uploaded file. Drop a zip, DICOM files or NIfTI.")
+        return found
+
+    def room_for(self, count: int) -> bool:
+        """Whether this many bytes may arrive."""
+        held = sum(size for _, size, _ in self._uploaded())
+        return held + count <= self.limits.arriving_bytes
+
     def forget(self, session: str) -> None:
         """Delete everything of a page that was closed."""
         with self._lock:
+            arrived = self._arrived.pop(session, set())
             gone = [kept for kept in self._kept.values() if kept.session == session]
             for kept in gone:
                 del self._kept[kept.token]
+        for path in arrived:
+            self._delete_upload(path)
         self._remove(gone)
 
     def expire(self) -> None:
-        """Delete what nobody has looked at for ``keep_seconds``."""
+        """Delete what nobody has looked at for ``keep_seconds``, and uploads never read."""
         with self._lock:
             latest = self._clock() - self.limits.keep_seconds
             gone = [kept for kept in self._kept.values() if kept.touched < latest]
             for kept in gone:
                 del self._kept[kept.token]
         self._remove(gone)
+        for path, _, written in self._uploaded():
+            if written < time.time() - self.limits.arrived_seconds:
+                self._delete_upload(path)
+        with self._lock:
+            for session, paths in list(self._arrived.items()):
+                if not any(path.exists() for path in paths):
+                    del self._arrived[session]
+
+    def _delete_upload(self, path: Path) -> None:
+        """A file, and the folder that was made for it alone."""
+        path.unlink(missing_ok=True)
+        if path.parent != self.uploads:
+            with suppress(OSError):  # others lie beside it, or it is gone
+                path.parent.rmdir()
+
+    def _uploaded(self) -> list[tuple[Path, int, float]]:
+        """Path, bytes and time of writing of what has arrived, in whole or in part."""
+        found = []
+        for folder, _, names in os.walk(self.uploads):
+            for name in names:
+                path = Path(folder) / name
+                with suppress(FileNotFoundError):  # read in the meantime
+                    about = path.stat()
+                    found.append((path, about.st_size, about.st_mtime))
+        return found
 
     def close(self) -> None:
         """Delete everything."""
         self._closed.set()
         with self._lock:
             self._kept.clear()
+            self._arrived.clear()
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _sweep(self) -> None:

@@ -59,8 +59,17 @@ class Job:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._gone.set()
+        self.stop()
         self._thread.join()
+
+    def stop(self) -> None:
+        """End it at the next occasion: the visitor has gone."""
+        self._gone.set()
+
+    def check(self) -> None:
+        """Raises when it has been stopped."""
+        if self._gone.is_set():
+            raise _CancelledError
 
     def enter(self, stage: str, seconds: float | None = None) -> Callable[[int, int], None]:
         """Begin a stage; gives the function that it tells how far it is.
@@ -71,8 +80,7 @@ class Job:
         end = None if seconds is None else time.monotonic() + seconds
 
         def tell(done: int, total: int) -> None:
-            if self._gone.is_set():
-                raise _CancelledError
+            self.check()
             if end is not None and time.monotonic() > end:
                 raise CTVideoError(
                     f"{stage} took longer than {seconds:.0f} seconds and was stopped. Run it on a "
@@ -111,23 +119,29 @@ class Scorer:
         self.store = store
         self.limits = limits
         self._one_at_a_time = threading.Lock()
+        self._lock = threading.Lock()
+        self._running: dict[str, list[Job]] = {}
 
     def one(self, paths: Sequence[str], policy: str, session: str) -> Job:
-        """A job that scores one scan and keeps it; its result is a :class:`Kept`."""
-        return Job(lambda job: self._one(job, paths, policy, session))
+        """A job that scores one uploaded scan and keeps it; its result is a :class:`Kept`."""
 
-    def example(self, path: str, policy: str, session: str) -> Job:
+        def work(job: Job) -> Kept:
+            return self._one(job, list(map(self.store.arrival, paths)), policy, session)
+
+        return self._job(work, session)
+
+    def example(self, path: Path, policy: str, session: str) -> Job:
         """As :meth:`one`, for a scan of this machine, which stays."""
 
         def work(job: Job) -> Kept:
-            copy = Path(tempfile.mkdtemp(dir=self.store.root)) / Path(path).name
+            copy = Path(tempfile.mkdtemp(dir=self.store.root)) / path.name
             try:
                 shutil.copyfile(path, copy)
-                return self._one(job, [str(copy)], policy, session)
+                return self._one(job, [copy], policy, session)
             finally:
                 shutil.rmtree(copy.parent, ignore_errors=True)
 
-        return Job(work)
+        return self._job(work, session)
 
     def many(
         self, paths: Sequence[str], policy: str, session: str, rows: list[dict[str, Any]]
@@ -137,20 +151,47 @@ class Scorer:
         def work(job: Job) -> Kept:
             kept = self.store.room(session)
             try:
-                scans = adopt_many(paths, kept.folder, self.limits)
+                arrived = list(map(self.store.arrival, paths))
+                scans = adopt_many(arrived, kept.folder, self.limits)
                 for number, scan in enumerate(scans, start=1):
                     rows.append(self._row(job, number, scan, kept.folder, policy))
                 table = write_predictions(rows, kept.folder / "table.csv")
                 kept.files = {"table.csv": table.read_bytes()}
-                self.store.put(kept)
+                self._keep(job, kept)
             except BaseException:
                 self.store.discard(kept)
                 raise
             return kept
 
-        return Job(work)
+        return self._job(work, session)
 
-    def _one(self, job: Job, paths: Sequence[str], policy: str, session: str) -> Kept:
+    def forget(self, session: str) -> None:
+        """End what a page that was closed has under way, and delete what is kept of it."""
+        with self._lock:
+            running = list(self._running.get(session, ()))
+        for job in running:
+            job.stop()
+        self.store.forget(session)
+
+    def _job(self, work: Callable[[Job], Kept], session: str) -> Job:
+        def run(job: Job) -> Kept:
+            with self._lock:
+                self._running.setdefault(session, []).append(job)
+            try:
+                return work(job)
+            finally:
+                with self._lock:
+                    self._running[session].remove(job)
+                    if not self._running[session]:
+                        del self._running[session]
+
+        return Job(run)
+
+    def _keep(self, job: Job, kept: Kept) -> None:
+        self.store.put(kept)
+        job.check()  # a page that was closed while this was put there
+
+    def _one(self, job: Job, paths: Sequence[Path], policy: str, session: str) -> Kept:
         kept = self.store.room(session)
         try:
             path = adopt(paths, kept.folder, self.limits)
@@ -159,7 +200,7 @@ class Scorer:
                 "result.json": json.dumps(kept.result, indent=2).encode(),
                 "report.html": render_report(kept.volume, kept.result).encode(),
             }
-            self.store.put(kept)
+            self._keep(job, kept)
         except BaseException:
             self.store.discard(kept)
             raise
