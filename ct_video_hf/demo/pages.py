@@ -227,9 +227,10 @@ def about(limits: DemoLimits, examples: Sequence[Mapping[str, str]]) -> str:
         f"{escape(limits.words())}</li></ul></div>"
         '<div class="ctv-card"><h2>What is shown</h2><ul><li>Each clip is a run of slices that '
         "the network saw together; the study's score comes from the clips by the rule named "
-        "beside it.</li><li>Relevance tells, for each slice, how much the network's class "
-        "activation there (HiResCAM, the highest of the plane) times the score of its clip; it "
-        "says where along the body, not where in the plane.</li><li>The patient's right is on the "
+        "beside it.</li><li>Relevance tells where the network finds what speaks for its score: the "
+        "bar beside the slice and the area under the curve along the body, the colours within the "
+        "plane. It explains this network, not a disease: a bright place may be bright for a wrong "
+        "reason.</li><li>The patient's right is on the "
         "left; slices count from the feet, from 0.</li></ul>"
         f"{shown}</div>"
     )

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from .store import Kept, Store
 
-__all__ = ["PREFIX", "encode_slice", "routes", "viewer_facts"]
+__all__ = ["PREFIX", "encode_map", "encode_slice", "routes", "viewer_facts"]
 
 #: First part of every address here.
 PREFIX = "ct-video"
@@ -52,6 +52,16 @@ def routes(store: Store) -> list[Route]:
         headers = _PRIVATE | {"Content-Encoding": "gzip"}
         return Response(data, media_type="application/octet-stream", headers=headers)
 
+    async def one_map(request: Request) -> Response:
+        kept = store.get(request.path_params["token"])
+        index = request.path_params["index"]
+        saliency = None if kept is None else kept.map
+        if saliency is None or not 0 <= index < len(saliency):
+            return _gone()
+        data = await run_in_threadpool(encode_map, saliency.plane(index))
+        headers = _PRIVATE | {"Content-Encoding": "gzip"}
+        return Response(data, media_type="application/octet-stream", headers=headers)
+
     async def download(request: Request) -> Response:
         kept = store.get(request.path_params["token"])
         name = request.path_params["name"]
@@ -65,6 +75,7 @@ def routes(store: Store) -> list[Route]:
     return [
         Route(f"{base}/facts", facts),
         Route(f"{base}/slice/{{index:int}}", one_slice),
+        Route(f"{base}/map/{{index:int}}", one_map),
         Route(f"{base}/get/{{name}}", download),
     ]
 
@@ -102,6 +113,15 @@ def encode_slice(plane: np.ndarray) -> bytes:
     return gzip.compress(data, compresslevel=1, mtime=0)
 
 
+def encode_map(plane: np.ndarray) -> bytes:
+    """A plane of a saliency map, 0..1, for the viewer: uint8 of the slice's shape, gzipped."""
+    rows, columns = shown_shape(*plane.shape)
+    if plane.shape != (rows, columns):
+        plane = cv2.resize(plane, (columns, rows), interpolation=cv2.INTER_AREA)
+    levels = (plane.clip(0.0, 1.0) * 255).round().astype(np.uint8)
+    return gzip.compress(levels.tobytes(), compresslevel=1, mtime=0)
+
+
 def viewer_facts(kept: Kept) -> dict[str, Any]:
     """What the viewer needs beside the slices; JSON-able, without identifiers."""
     volume, result = kept.volume, kept.result
@@ -122,4 +142,6 @@ def viewer_facts(kept: Kept) -> dict[str, Any]:
         "key_slices": [key["index"] for key in result["key_slices"]],
         "relevance": result["slice_relevance"],
         "label": result["label"],
+        "map": kept.map is not None,
+        "map_words": kept.no_map if kept.map is None else kept.map.method,
     }

@@ -12,11 +12,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..dicom import CTVolume
 from ..errors import CTVideoError
 from .limits import DemoLimits
+
+if TYPE_CHECKING:
+    from ..inference.saliency import SaliencyMap
 
 __all__ = ["Kept", "Store"]
 
@@ -34,6 +37,10 @@ class Kept:
     folder : pathlib.Path
         Where its volume lies.
     volume, result : CTVolume and dict, or None
+    map : SaliencyMap or None
+        Where the score comes from.
+    no_map : str
+        Why there is none, for people.
     files : dict of str to bytes
         What can be downloaded, by name.
     """
@@ -43,13 +50,16 @@ class Kept:
     folder: Path
     volume: CTVolume | None = None
     result: dict[str, Any] | None = None
+    map: SaliencyMap | None = None
+    no_map: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     touched: float = 0.0
 
     @property
     def bytes(self) -> int:
         """About what it takes."""
-        held = sum(map(len, self.files.values()))
+        held = sum(len(content) for content in self.files.values())
+        held += 0 if self.map is None else self.map.grid.nbytes
         return held + (0 if self.volume is None else self.volume.hu.nbytes)
 
 
@@ -202,6 +212,6 @@ class Store:
     @staticmethod
     def _remove(gone: list[Kept]) -> None:
         for kept in gone:
-            kept.volume = kept.result = None
+            kept.volume = kept.result = kept.map = None
             kept.files = {}
             shutil.rmtree(kept.folder, ignore_errors=True)

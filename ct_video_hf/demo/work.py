@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,6 +197,7 @@ class Scorer:
         try:
             path = adopt(paths, kept.folder, self.limits)
             kept.volume, kept.result = self._score(job, path, kept.folder, policy)
+            self._trace(job, kept)
             kept.files = {
                 "result.json": json.dumps(kept.result, indent=2).encode(),
                 "report.html": render_report(kept.volume, kept.result).encode(),
@@ -205,6 +207,26 @@ class Scorer:
             self.store.discard(kept)
             raise
         return kept
+
+    def _trace(self, job: Job, kept: Kept) -> None:
+        """Find where the score comes from; where that cannot be told, say why."""
+        with self._turn(job):
+            tell = job.enter("Tracing where the score comes from", self.limits.score_seconds)
+            try:
+                kept.map = self.predict.saliency(kept.volume, progress=tell)
+            except CTVideoError as error:
+                kept.no_map = str(error)
+
+    @contextmanager
+    def _turn(self, job: Job, prefix: str = "") -> Iterator[None]:
+        """The network is one visitor's at a time."""
+        waits = job.enter(f"{prefix}Waiting for another scan to finish")
+        while not self._one_at_a_time.acquire(timeout=_LOOK_EVERY_S):
+            waits(0, 0)
+        try:
+            yield
+        finally:
+            self._one_at_a_time.release()
 
     def _row(self, job: Job, number: int, scan: Path, folder: Path, policy: str) -> dict[str, Any]:
         name = f"scan {number}"
@@ -231,14 +253,9 @@ class Scorer:
         finally:
             _delete(path)
         seconds = time.perf_counter() - begin
-        waits = job.enter(f"{prefix}Waiting for another scan to finish")
-        while not self._one_at_a_time.acquire(timeout=_LOOK_EVERY_S):
-            waits(0, 0)
-        try:
+        with self._turn(job, prefix):
             tell = job.enter(f"{prefix}Scoring clips", self.limits.score_seconds)
             result = self.predict(volume, progress=tell)
-        finally:
-            self._one_at_a_time.release()
         timings = result["timings_s"]
         timings["read"] = round(seconds, 4)
         timings["total"] = round(timings["total"] + seconds, 4)

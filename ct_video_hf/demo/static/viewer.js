@@ -16,6 +16,7 @@
   const KEPT = 96; // slices in memory
   const AHEAD = 6; // slices asked for around the one that is shown
   const TOGETHER = 4; // requests at a time
+  const FAINT = 8; // of 255: what a map says less than that is not painted
   const INSET = 9; // half a slider's thumb: the curve below lies on the slider's axis
 
   const STYLE = `
@@ -46,7 +47,7 @@
     .side { font-weight: 650; font-size: 15px; }
     .r { left: 10px; top: 50%; margin-top: -11px; } .l { right: 28px; top: 50%; margin-top: -11px; } .a { left: 50%; top: 6px; }
     .p { left: 50%; bottom: 6px; }
-    .place { left: 12px; top: 8px; } .hu { right: 26px; top: 8px; } .win { left: 12px; bottom: 8px; }
+    .place { left: 12px; top: 8px; line-height: 1.35; } .place i { font-style: normal; } .hu { right: 26px; top: 8px; } .win { left: 12px; bottom: 8px; }
     .wait { left: 50%; top: 50%; transform: translate(-50%, -50%); opacity: 0; transition: opacity .2s .25s; }
     .busy .wait { opacity: 1; }
     .strip { left: auto; right: 6px; top: 6px; width: 10px; height: calc(100% - 12px); border-radius: 5px; }
@@ -54,14 +55,14 @@
       box-shadow: 0 0 3px #000; pointer-events: none; }
     [hidden] { display: none !important; }
     .scroll { width: 100%; margin: 12px 0 0; height: 28px; display: block; }
-    .curve { position: relative; height: 128px; cursor: pointer; touch-action: pan-y; }
+    .curve { position: relative; height: 140px; cursor: pointer; touch-action: pan-y; }
     svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }
     .g { stroke: var(--rule); } .c { stroke: var(--score); stroke-width: 2; opacity: .35; }
     .s { fill: none; stroke: var(--score); stroke-width: 2; stroke-linejoin: round; }
     .d { fill: var(--score); } .k { stroke: var(--mark); stroke-dasharray: 3 3; }
     .area { fill: var(--mark); } .now { stroke: currentColor; stroke-width: 1.5; }
     svg text { fill: var(--soft); paint-order: stroke; stroke: var(--body-background-fill, #fff); stroke-width: 3px; font-size: 11.5px; font-variant-numeric: tabular-nums; }
-    .ends { display: flex; justify-content: space-between; color: var(--soft); font-size: 12.5px; }
+    .ends { display: flex; justify-content: space-between; gap: 10px; text-align: center; color: var(--soft); font-size: 12.5px; }
     .keys { display: flex; flex-wrap: wrap; gap: 7px; margin: 12px 0 0; padding: 0; list-style: none; }
     .keys button { border: 1px solid var(--rule); border-radius: 18px; padding: 5px 12px; min-height: 34px;
       font-variant-numeric: tabular-nums; }
@@ -89,18 +90,24 @@
           <i class="needle"></i>
           <span class="side r">R</span><span class="side l">L</span>
           <span class="side a">A</span><span class="side p">P</span>
-          <span class="place"></span><span class="hu"></span><span class="win"></span>
+          <span class="place"><b></b><br><i></i></span><span class="hu"></span><span class="win"></span>
           <span class="wait">loading</span>
         </div>
         <input type="range" class="scroll" min="0" step="1" aria-label="Slice, from feet to head">
         <div class="curve"><svg role="img"></svg></div>
-        <div class="ends"><span>feet, slice 0</span><span class="what"></span><span class="head"></span></div>
+        <div class="ends"><span>feet</span><span class="what"></span><span>head</span></div>
         <ul class="keys" aria-label="Most suspicious slices"></ul>
+        <p class="help why"></p>
         <p class="help">Scroll with the wheel, a sideways swipe or the arrow keys (Page Up and Down
           for ten, Home and End); 1 to 4 set the window, R shows relevance.</p>
       </div>
       <div class="aside"><slot></slot></div>
     </div>`;
+
+  // from near black over orange to pale yellow
+  const heat = (share) =>
+    [Math.min(255, 40 + 330 * share), 20 + 200 * share * share, 20 + 120 * share ** 4].map(Math.round);
+  const HEAT = Uint8Array.from(Array.from({ length: 256 }, (_, level) => heat(level / 255)).flat());
 
   const svg = (name, attributes) => {
     const element = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -138,11 +145,12 @@
       this.pixels = new ImageData(facts.columns, facts.rows);
       this.pixels.data.fill(255);
       stage.setAttribute("aria-valuemax", facts.slices - 1);
-      this.$(".head").textContent = `head, slice ${facts.slices - 1}`;
       this.$(".scroll").max = facts.slices - 1;
       this.$(".what").textContent =
-        `clip scores for “${facts.label}”` + (facts.relevance ? " and relevance of slices" : "");
-      if (!facts.relevance) this.$(".over").hidden = true;
+        `clip scores for “${facts.label}”${facts.relevance ? ", relevance of slices" : ""}; z in mm`;
+      if (!facts.relevance && !facts.map) this.$(".over").hidden = true;
+      this.$(".over").title = facts.map_words;
+      if (!facts.map && facts.map_words) this.$(".why").textContent = `No map in the plane: ${facts.map_words}`;
       this.buttons();
       this.listen();
       this.setWindow(0);
@@ -227,7 +235,7 @@
       };
       if (event.key in targets) this.go(targets[event.key]);
       else if (event.key >= "1" && event.key <= String(WINDOWS.length)) this.setWindow(event.key - 1);
-      else if (event.key.toLowerCase() === "r" && this.facts.relevance) {
+      else if (event.key.toLowerCase() === "r" && !this.$(".over").hidden) {
         this.$(".on").checked = !this.$(".on").checked;
         this.showRelevance();
       } else return;
@@ -254,7 +262,8 @@
       const place = `slice ${index} of 0 to ${last}, z ${z[index].toFixed(1)} mm`;
       const scores = this.facts.clips.filter((c) => c.start <= index && index < c.stop);
       const score = scores.length ? Math.max(...scores.map((c) => c.score)).toFixed(3) : "none";
-      this.$(".place").textContent = `slice ${index}   z ${z[index].toFixed(1)} mm`;
+      this.$(".place b").textContent = `slice ${index}`;
+      this.$(".place i").textContent = `z ${z[index].toFixed(1)} mm`;
       this.$(".scroll").value = index;
       this.$(".scroll").setAttribute("aria-valuetext", place);
       this.$(".stage").setAttribute("aria-valuenow", index);
@@ -289,9 +298,9 @@
       const request = new AbortController();
       this.asked.set(index, request);
       try {
-        const answer = await fetch(`${this.getAttribute("src")}/slice/${index}`, { signal: request.signal });
-        if (!answer.ok) throw new Error((await answer.json()).error);
-        this.keep(index, new Uint8Array(await answer.arrayBuffer()));
+        const parts = this.facts.map ? ["slice", "map"] : ["slice"];
+        const [slice, map] = await Promise.all(parts.map((part) => this.fetchPart(part, index, request.signal)));
+        this.keep(index, slice, map);
       } catch (error) {
         if (error.name !== "AbortError" && index === this.index) this.fail(error);
         return;
@@ -302,7 +311,13 @@
       this.fetchAround();
     }
 
-    keep(index, bytes) {
+    async fetchPart(part, index, signal) {
+      const answer = await fetch(`${this.getAttribute("src")}/${part}/${index}`, { signal });
+      if (!answer.ok) throw new Error((await answer.json()).error);
+      return new Uint8Array(await answer.arrayBuffer());
+    }
+
+    keep(index, bytes, map) {
       const { rows, columns } = this.facts, count = rows * columns, hu = new Int16Array(count);
       for (let row = 0, at = 0; row < rows; row++) {
         let value = 0;
@@ -311,7 +326,7 @@
           hu[at] = value;
         }
       }
-      this.slices.set(index, hu);
+      this.slices.set(index, { hu, map });
       if (this.slices.size > KEPT) {
         const far = [...this.slices.keys()].sort((a, b) => Math.abs(b - this.index) - Math.abs(a - this.index));
         this.slices.delete(far[0]);
@@ -331,18 +346,26 @@
     }
 
     draw() {
-      const hu = this.slices.get(this.index);
-      this.$(".stage").classList.toggle("busy", !hu);
-      if (!hu) return;
-      const { data } = this.pixels, { grey } = this;
-      for (let at = 0, to = 0; at < hu.length; at++, to += 4)
-        data[to] = data[to + 1] = data[to + 2] = grey[hu[at] - LOWEST];
+      const slice = this.slices.get(this.index);
+      this.$(".stage").classList.toggle("busy", !slice);
+      if (!slice) return;
+      const { hu, map } = slice, { data } = this.pixels, { grey } = this;
+      const over = this.$(".on").checked && map ? +this.$(".opacity").value : 0;
+      for (let at = 0, to = 0; at < hu.length; at++, to += 4) {
+        const value = grey[hu[at] - LOWEST];
+        if (over && map[at] > FAINT) {
+          const share = over * Math.min(1, map[at] / 160), from = 3 * map[at];
+          for (let part = 0; part < 3; part++)
+            data[to + part] = value + (HEAT[from + part] - value) * share;
+        } else data[to] = data[to + 1] = data[to + 2] = value;
+      }
       this.$(".picture").getContext("2d").putImageData(this.pixels, 0, 0);
       this.$(".stage").dataset.shown = this.index;
+      this.$(".stage").dataset.overlay = over;
     }
 
     probe(event) {
-      const hu = this.slices.get(this.index);
+      const hu = this.slices.get(this.index)?.hu;
       if (!hu || event.pointerType === "touch") return;
       const box = this.$(".stage").getBoundingClientRect(), { rows, columns } = this.facts;
       const column = Math.floor(((event.clientX - box.left) / box.width) * columns);
@@ -364,13 +387,12 @@
         strip.height = this.facts.slices;
         const painter = strip.getContext("2d"), top = Math.max(...this.facts.relevance, 1e-6);
         this.facts.relevance.forEach((value, index) => {
-          const share = value / top; // from near black over orange to pale yellow
-          const colour = [Math.min(255, 40 + 330 * share), 20 + 200 * share * share, 20 + 120 * share ** 4];
-          painter.fillStyle = `rgb(${colour.map(Math.round).join(" ")})`;
+          painter.fillStyle = `rgb(${heat(value / top).join(" ")})`;
           painter.fillRect(0, this.facts.slices - 1 - index, 1, 1);
         });
       }
       this.drawCurve();
+      this.draw();
     }
 
     across(index) {
@@ -380,7 +402,7 @@
 
     drawCurve() {
       const box = this.$(".curve"), { clips, relevance, key_slices: keys, slices } = this.facts;
-      const height = box.clientHeight, top = 12, foot = height - 6, paper = this.$("svg");
+      const top = 12, foot = box.clientHeight - 20, paper = this.$("svg");
       if (!box.clientWidth) return;
       const x = (index) => this.across(index), y = (score) => foot - (foot - top) * score;
       const best = Math.max(...clips.map((clip) => clip.score));
@@ -406,9 +428,27 @@
       parts.push(svg("polyline", { class: "s", points: clips.map((c) => `${middle(c)},${y(c.score)}`).join(" ") }));
       const radius = clips.length > 60 ? 2 : 3.5;
       for (const clip of clips) parts.push(svg("circle", { class: "d", cx: middle(clip), cy: y(clip.score), r: radius }));
-      this.cursor = svg("line", { class: "now", y1: 0, y2: height });
+      for (const [index, z] of this.ticks()) {
+        parts.push(svg("line", { class: "g", x1: x(index), x2: x(index), y1: foot, y2: foot + 4 }));
+        labels.push(svg("text", { x: x(index), y: foot + 16, "text-anchor": "middle" }));
+        labels.at(-1).textContent = z;
+      }
+      this.cursor = svg("line", { class: "now", y1: 0, y2: foot });
       paper.replaceChildren(...parts, ...labels, this.cursor);
       this.moveCursor();
+    }
+
+    /** Where round heights lie: [slice, mm] pairs, at most about six. */
+    ticks() {
+      const { z_mm: z } = this.facts, low = z[0], high = z.at(-1);
+      const rough = (high - low) / 5, power = 10 ** Math.floor(Math.log10(rough));
+      const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
+      const found = [];
+      for (let mm = Math.ceil(low / step) * step, at = 0; mm <= high; mm += step) {
+        while (at < z.length - 2 && z[at + 1] < mm) at++;
+        found.push([at + (mm - z[at]) / (z[at + 1] - z[at]), Math.round(mm * 10) / 10]);
+      }
+      return found;
     }
 
     moveCursor() {
