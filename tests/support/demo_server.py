@@ -1,0 +1,144 @@
+"""A demo served by the command line in a process of its own, and a visitor without a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import httpx
+
+from .tiny_runs import REPOSITORY
+
+PATIENCE = 120.0  # seconds; the machine may be busy
+
+
+class Demo:
+    """``ct-video-hf demo MODEL`` with temporary files in ``folder/tmp`` and its words in ``log``.
+
+    ``outside`` counts connections to anywhere else: a proxy that hangs up stands before them.
+    """
+
+    def __init__(self, model: Path, folder: Path, *more: str) -> None:
+        self.tmp = folder / "tmp"
+        self.tmp.mkdir()
+        self.log = folder / "log.txt"
+        self.outside = 0
+        self._trap = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._count, daemon=True).start()
+        proxy = f"http://127.0.0.1:{self._trap.getsockname()[1]}"
+        variables = {
+            "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(self.tmp), "HTTP_PROXY": proxy,
+            "HTTPS_PROXY": proxy, "NO_PROXY": "127.0.0.1,localhost", "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        port = _free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        words = ["-m", "ct_video_hf", "demo", str(model), "--port", str(port), *more]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *words], env=os.environ | variables, stdout=log, stderr=log
+            )
+        self._wait()
+
+    def _wait(self) -> None:
+        end = time.monotonic() + PATIENCE
+        while "The demo is at" not in self.log.read_text():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.1)
+
+    def _count(self) -> None:
+        while True:
+            try:
+                connection, _ = self._trap.accept()
+            except OSError:
+                return
+            self.outside += 1
+            connection.close()
+
+    def files(self) -> list[Path]:
+        """What lies in its temporary folder and holds anything, but Gradio's own notes."""
+        return [
+            path
+            for path in self.tmp.rglob("*")
+            if path.is_file() and path.stat().st_size and path.name != "vibe_edit_history"
+        ]
+
+    def close(self) -> int:
+        """End it as a system would; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(PATIENCE)
+        finally:
+            self.process.kill()
+            self._trap.close()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+class Visitor:
+    """One page of the demo, spoken to as its script does."""
+
+    def __init__(self, demo: Demo) -> None:
+        self.demo = demo
+        self.session = uuid.uuid4().hex[:11]
+        self.http = httpx.Client(base_url=demo.url, timeout=PATIENCE, trust_env=False)
+        self.config = self.http.get("/config").json()
+
+    def upload(self, *files: Path) -> list[dict]:
+        """Send files; what the page would hand to a button."""
+        sent = [("files", (file.name, file.read_bytes())) for file in files]
+        answer = self.http.post("/gradio_api/upload", files=sent)
+        answer.raise_for_status()
+        return [
+            {"path": path, "orig_name": file.name, "meta": {"_type": "gradio.FileData"}}
+            for path, file in zip(answer.json(), files, strict=True)
+        ]
+
+    def press(self, button: str, uploads: list[dict] | None, policy: str = "strict") -> str:
+        """Press a button and wait; the HTML that is shown in the end."""
+        function = self._function(button, "click")
+        return self._call(function, [uploads, policy])[0]
+
+    def look(self, html: str, what: str) -> httpx.Response:
+        """What the viewer of a result asks for."""
+        base = re.search(r'<ct-viewer src="([^"]+)"', html)[1]
+        return self.http.get(f"/{base}/{what}")
+
+    def _function(self, name: str, event: str) -> int:
+        parts = self.config["components"]
+        ids = {part["id"] for part in parts if part["props"].get("elem_id") == name}
+        for function in self.config["dependencies"]:
+            backend = function["backend_fn"]
+            if backend and any(t[0] in ids and t[1] == event for t in function["targets"]):
+                return function["id"]
+        raise AssertionError(f"no {event} of {name}")
+
+    def arrived(self, box: str, uploads: list[dict]) -> None:
+        """What the page does once files are uploaded."""
+        self._call(self._function(box, "upload"), [uploads])
+
+    def _call(self, function: int, data: list) -> list:
+        body = {"fn_index": function, "data": data, "session_hash": self.session}
+        joined = self.http.post("/gradio_api/queue/join", json=body)
+        joined.raise_for_status()
+        where = {"session_hash": self.session}
+        with self.http.stream("GET", "/gradio_api/queue/data", params=where) as stream:
+            for line in stream.iter_lines():
+                said = json.loads(line[5:]) if line.startswith("data:") else {}
+                if said.get("msg") == "process_completed":
+                    if not said["success"]:
+                        return [f"refused: {said['output']}"]
+                    return said["output"]["data"]
+        raise AssertionError("the stream ended without an answer")
