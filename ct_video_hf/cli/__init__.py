@@ -24,6 +24,8 @@ COMMANDS = {
     "inspect": "look at a scan or a prepared set: geometry, findings, counts",
     "prepare": "turn scans into a prepared set",
     "train": "finetune a backbone on a prepared set",
+    "features": "write clip features of a prepared set, or of one scan",
+    "probe": "fit a linear head on the features of a set, in seconds",
     "evaluate": "score a model on a prepared set, with intervals",
     "predict": "predict on scans: a DICOM folder, a zip, NIfTI, or a folder of studies",
     "convert": "turn published weights into a model folder; list all backbones",

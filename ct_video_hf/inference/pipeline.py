@@ -242,6 +242,19 @@ class CTVideoPipeline:
         volume, _ = self._read(scan, full_size=True, progress=progress)
         return study_saliency(self, volume, progress=progress)
 
+    def features(self, scan: Any) -> dict[str, np.ndarray]:
+        """What the classifier sees of each clip of a scan (path or CTVolume).
+
+        Returns
+        -------
+        dict of numpy.ndarray
+            ``features`` float32 (clip, feature); ``start`` and ``stop`` int64 (clip,), slices of
+            each clip, half-open, 0 nearest to the feet.
+        """
+        from .features import scan_features
+
+        return scan_features(self, scan)
+
     def _read(self, scan: Any, full_size: bool, progress: Progress) -> tuple[CTVolume, float]:
         start = time.perf_counter()
         if isinstance(scan, CTVolume):

@@ -149,7 +149,7 @@ def run_record(trainer: CTTrainer, parts, options, extras, seconds: float, comma
         **({} if origin is None else {"backbone_origin": origin}),
         "data": {
             "set": Path(options["data"]).name,
-            "manifest": _public_manifest(Path(options["data"]) / "manifest.json"),
+            "manifest": public_manifest(Path(options["data"]) / "manifest.json"),
             "counts": counts,
         },
         "seed": options["seed"],
@@ -187,7 +187,7 @@ def _public_backbone(name: str) -> str:
     return Path(name).resolve().name if Path(name).is_dir() else name
 
 
-def _public_manifest(path: Path) -> dict | None:
+def public_manifest(path: Path) -> dict | None:
     """The set's manifest without its list of studies, with the hash of the whole file.
 
     None when the data is a source by name, which has no folder of its own.

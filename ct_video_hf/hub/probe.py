@@ -1,0 +1,243 @@
+"""A linear probe on cached features, saved as a whole model folder with its evidence."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data import load_ct_dataset
+from ..data.label_choice import choose_labels
+from ..errors import CTVideoError
+from ..evaluation import (
+    aggregate,
+    evaluate_predictions,
+    fit_calibration,
+    point_metrics,
+    write_json,
+    write_predictions,
+)
+from ..evaluation.figures import write_figures
+from ..evaluation.figures_labels import write_label_figures
+from ..evaluation.several import has_several_labels
+from ..evaluation.tables import left_out, predictions_from
+from ..training.counts import count_split
+from ..training.features import SetFeatures, weights_hash
+from ..training.finish import public_manifest
+from ..training.inputs import clip_dataset
+from ..training.loss import TrainingLoss, positive_weights
+from ..training.probe import PENALTIES, fit_head
+from ..training.record import hardware, public_command, versions
+from .card import write_model_card
+from .model_folder import save_model_folder
+
+__all__ = ["fit_probe"]
+
+logger = logging.getLogger(__name__)
+
+
+def fit_probe(
+    loaded: Any,
+    features: SetFeatures,
+    data: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    labels: list[str] | None = None,
+    aggregation: str = "max",
+    top_k: int = 3,
+    study_label: str = "study",
+    min_positive_slices: int = 4,
+    class_weights: str = "none",
+    resamples: int = 2000,
+    seed: int = 0,
+    command: list[str] | None = None,
+) -> dict[str, Any]:
+    """Fit a head on the train split, choose its penalty on validation, score it on test, save all.
+
+    The network does not run: its features are read. The folder is an ordinary model folder, whose
+    predictions are those of the network with the new head.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+        The model that the features are of.
+    features : SetFeatures
+    data : path
+        The set that they are of.
+    output : path
+        A new folder.
+    labels, class_weights, min_positive_slices
+        As the options of training of these names.
+    aggregation, top_k, study_label, resamples, seed
+        See :func:`ct_video_hf.evaluation.evaluate_predictions`.
+    command : list of str, optional
+        Kept in training_config.json.
+
+    Returns
+    -------
+    dict
+        The content of ``metrics.json``; empty without a validation or test split.
+
+    Raises
+    ------
+    CTVideoError
+        Features of another model or set, an output folder in use, a set without labels.
+    """
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise CTVideoError(f"the output folder {output.name} is not empty; choose another one")
+    manifest = public_manifest(Path(data) / "manifest.json")
+    _same(features, loaded, manifest, Path(data).name)
+    studies = load_ct_dataset(data)
+    if "train" not in studies:
+        raise CTVideoError(f"the set {Path(data).name} has no split train")
+    choice = choose_labels(data, studies["train"], labels)
+    several = choice if labels or len(choice) > 1 else None
+    parts = {
+        split: clip_dataset(
+            rows, loaded.processor, train=False, min_positive_slices=min_positive_slices,
+            labels=several,
+        )
+        for split, rows in studies.items()
+    }  # fmt: skip
+    rules = {"aggregation": aggregation, "top_k": top_k, "label_from": study_label}
+    head, penalty, loss = _fit(parts, features, class_weights, rules)
+    tables = {
+        split: _table(parts[split], features.of(split, parts[split]), head)
+        for split in ("validation", "test")
+        if split in parts
+    }
+    record = {
+        "command": None if command is None else public_command(command),
+        "arguments": {
+            "output": output.name, "labels": labels, "min_positive_slices": min_positive_slices,
+            "aggregation": aggregation, "top_k": top_k, "study_label": study_label,
+            "class_weights": class_weights, "freeze": "backbone", "optimizer": "L-BFGS",
+        },
+        "backbone": str(loaded.training.get("backbone") or loaded.model.config.model_type),
+        "weights": loaded.name,
+        "probe": {"penalty": penalty, "penalties": list(PENALTIES), **features.metadata},
+        "positive_weights": loss.class_weights,
+        "data": {
+            "set": Path(data).name,
+            "manifest": manifest,
+            "counts": {split: count_split(part) for split, part in parts.items()},
+        },
+        "seed": seed,
+        "parameters": None,
+        "versions": versions(),
+        "hardware": hardware(torch.device("cpu"), 1),
+    }  # fmt: skip
+    model = _with_head(loaded.model, head, [str(name) for name in choice.names], several, rules)
+    record["parameters"] = sum(value.numel() for value in model.parameters())
+    return _save(model, loaded.processor, output, parts, tables, record, rules, resamples, seed)
+
+
+def _same(features: SetFeatures, loaded: Any, manifest: dict | None, name: str) -> None:
+    told = features.metadata
+    if told["weights_sha256"] != weights_hash(loaded.model):
+        raise CTVideoError(
+            f"the features are of {told['model']} with other weights than {loaded.name}: write "
+            "them again"
+        )
+    if manifest is None or told["set_sha256"] != manifest["sha256"]:
+        raise CTVideoError(f"the features are of the set {told['set']} and not of {name} as it is")
+
+
+def _fit(parts: dict, features: SetFeatures, class_weights: str, rules: dict):
+    index = parts["train"].index
+    if not index.labels.shape[1]:
+        raise CTVideoError("the set has no labels; one is needed to fit a head")
+    loss = TrainingLoss(class_weights=positive_weights(index, class_weights))
+    train = features.of("train", parts["train"])
+    if "validation" not in parts:
+        head, penalty = fit_head(train, index.labels, loss, penalties=(1e-2,))
+        return head, penalty, loss
+    held = features.of("validation", parts["validation"])
+
+    def score(logits) -> float:
+        table = _predictions(parts["validation"], logits(held))
+        value = point_metrics(table, **rules)["study/auroc"]
+        return -math.inf if math.isnan(value) else value
+
+    return *fit_head(train, index.labels, loss, score), loss
+
+
+def _predictions(dataset, logits):
+    return predictions_from(dataset, logits, dataset.index.study, dataset.index.start)
+
+
+@torch.no_grad()
+def _table(dataset, features, head):
+    return _predictions(dataset, head(torch.from_numpy(features)).numpy())
+
+
+def _with_head(model, head, names: list[str], several, rules: dict):
+    """The network with the new head and its labels."""
+    model.classifier = head
+    config = model.config
+    shown = names if several is not None else ["LABEL_0"]
+    config.id2label = dict(enumerate(shown))
+    config.label2id = {name: place for place, name in enumerate(shown)}
+    config.problem_type = "multi_label_classification"
+    config.study_aggregation, config.study_top_k = rules["aggregation"], rules["top_k"]
+    if getattr(config, "class_weights", None) is not None:
+        config.class_weights = None  # of the labels before
+    return model.eval()
+
+
+def _save(
+    model, processor, output, parts, tables, record, rules, resamples: int, seed: int
+) -> dict[str, Any]:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    hidden = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    stage = hidden / output.name
+    try:
+        save_model_folder(model, processor, stage)
+        scored = next((split for split in ("test", "validation") if split in tables), None)
+        calibration = _calibration(tables.get("validation"), rules)
+        if calibration is not None:
+            calibration.write(stage)
+        held = calibration if scored == "test" else None
+        metrics: dict[str, Any] = {}
+        if scored:
+            metrics = evaluate_predictions(
+                tables[scored], **rules, resamples=resamples, seed=seed, calibration=held,
+                left_out=left_out(parts[scored]),
+            )  # fmt: skip
+            write_json(metrics, stage / "metrics.json")
+            for split, table in tables.items():
+                name = "predictions" if split == scored else f"predictions_{split}"
+                write_predictions(table, stage, name)
+            figures = stage / "figures"
+            if "labels" in metrics:
+                write_label_figures(metrics, figures)
+            else:
+                draws = {"resamples": resamples, "seed": seed}
+                write_figures(tables[scored], figures, calibration=held, **draws, **rules)
+        write_json(record, stage / "training_config.json")
+        write_model_card(stage)
+        if output.exists():
+            output.rmdir()
+        os.replace(stage, output)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+    return metrics
+
+
+def _calibration(validation, rules: dict):
+    if validation is None or has_several_labels(validation):
+        return None
+    how = {"top_k": rules["top_k"], "label_from": rules["label_from"]}
+    try:
+        studies = aggregate(validation, rules["aggregation"], **how)
+        return fit_calibration(studies, "temperature", **rules)
+    except CTVideoError as error:
+        logger.warning("the model is not calibrated: %s", error)
+        return None
