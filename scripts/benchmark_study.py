@@ -214,15 +214,19 @@ def main() -> int:
         print(json.dumps(measure(args.backbones[0], args.measure, args.folder, args.stride)))
         return 0
     from benchmark_models import machine
-    from benchmark_reading import write_all
+    from benchmark_reading import SYNTAXES
+
+    from ct_video_hf.dicom.write import write_series
+    from tests.support.prediction import chest_hu
 
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     results: dict[str, Any] = {"machine": machine(), "versions": versions, "backbones": {}}
     results |= {"slices": args.slices, "stride": args.stride, "syntax": args.syntax}
     ways = ("published", *(way for way in args.ways.split(";") if way != "published"))
     with tempfile.TemporaryDirectory() as place:
-        write_all(Path(place), args.slices, args.side, [args.syntax])
-        folder = Path(place) / args.syntax / "all"
+        folder = Path(place) / "study"
+        hu = chest_hu(args.slices, args.side)  # changes along the body, so that clips differ
+        write_series(hu, folder, transfer_syntax=SYNTAXES[args.syntax], spacing=(1.0, 0.7, 0.7))
         for name in args.backbones:
             results["backbones"][name] = compare(name, folder, args.stride, args.rounds, ways)
     if args.out is not None:

@@ -120,26 +120,29 @@ class ClipScorer:
         """
         begin, prepared = time.perf_counter(), timings["prepare"]
         frames = self.processor.num_frames
-        logits, activations = [], []
+        every, along = None, None
         with counter(len(starts), progress, unit="clip") as advance, self.arithmetic():
             window = self.window(planes, starts, timings)
             for first in range(0, len(starts), self.batch_size):
                 batch = starts[first : first + self.batch_size]
                 scores, activation = self._batch(window.clips(batch, frames))
-                logits.append(scores)
-                activations.append(activation)
+                if every is None:  # small blocks kept between large ones would pin their memory
+                    every = np.empty((len(starts), *scores.shape[1:]))
+                    if activation is not None:
+                        along = np.empty((len(starts), *activation.shape[1:]), activation.dtype)
+                every[first : first + len(batch)] = scores
+                if along is not None:
+                    along[first : first + len(batch)] = activation
                 advance(len(batch))
         setup, self.backend.setup_seconds = self.backend.setup_seconds, 0.0
         timings["setup"] += setup
         apart = timings["prepare"] - prepared + setup
         timings["forward"] += time.perf_counter() - begin - apart
-        every = np.concatenate(logits)
         if not np.isfinite(every).all():
             raise CTVideoError(
                 f"The network {self.name} gave a score that is no number, in "
                 f"{self.backend.precision}. Its weights are damaged, or need float32."
             )
-        along = None if activations[0] is None else np.concatenate(activations)
         return ClipScores(np.minimum(len(planes) - starts, frames), every, along)
 
     def clips(self, pixel_values: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
