@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 
 import torch
 from huggingface_hub.dataclasses import strict
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
+from .intact import check_cached_weights
 from .loss import classification_loss
 from .outputs import CTVideoClassifierOutput, CTVideoModelOutput
 from .recompute import OnceCounted, rest_frozen_parts
@@ -156,8 +158,17 @@ class CTVideoPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any):
-        """Load as transformers does, and see :func:`align_weights`."""
-        loaded = super().from_pretrained(*args, **kwargs)
+        """Load as transformers does; a damaged download is an error, see ``intact``.
+
+        See :func:`align_weights`.
+        """
+        name = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        try:
+            loaded = super().from_pretrained(*args, **kwargs)
+        except SafetensorError:
+            check_cached_weights(name, **kwargs)
+            raise
+        check_cached_weights(name, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         align_weights(model)
         return loaded

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from .intact import DamagedDownloadError, check_intact
+
 __all__ = ["HubFilesError", "is_hub_id", "snapshot"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}(/[A-Za-z0-9][\w.\-]{0,95})?")
@@ -68,6 +70,10 @@ def snapshot(
         if words is None:
             raise
         raise HubFilesError(words) from error
+    try:
+        check_intact((path for path in sorted(Path(folder).iterdir()) if path.is_file()), repo)
+    except DamagedDownloadError as error:
+        raise HubFilesError(str(error)) from error
     return Path(folder)
 
 
@@ -82,10 +88,25 @@ def _words(repo: str, revision: str | None, error: Exception) -> str | None:
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{repo} has no revision {revision!r}. Check the branch, tag or commit."
-    if isinstance(error, errors.RepositoryNotFoundError):
+    if isinstance(error, errors.RepositoryNotFoundError) and "credentials" not in str(error):
         return (
             f"There is no folder {repo!r} here and no model {repo!r} on the Hub, or it is private: "
             "check the spelling, or log in with `hf auth login`."
+        )
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status == 401:
+        return (
+            f"The Hub does not know the token that {repo} was asked for with. Make a new one "
+            "(huggingface.co/settings/tokens) and log in with `hf auth login`."
+        )
+    if status == 403:
+        return f"This token may not read {repo}. Take one that may, or ask its owner for access."
+    if status in (408, 429) or (status is not None and status >= 500):
+        return f"{repo} could not be fetched: the Hub is busy (status {status}). Try again later."
+    if isinstance(error, errors.FileMetadataError) or "header" in str(error).lower():
+        return (
+            f"{repo} could not be fetched: an answer lacks the headers that the Hub sends. A proxy "
+            "or a mirror on the way (see HF_ENDPOINT) takes them out; go round it."
         )
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         wanted = repo if revision is None else f"{repo} at {revision}"

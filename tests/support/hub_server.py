@@ -1121,6 +1121,8 @@ class Handler(BaseHTTPRequestHandler):
     def resolve(self, rtype, rid, rev, path):
         st = self.hub.store
         repo = self.repo(rtype, rid)
+        if rid in self.hub.gated and not self.in_ns(rid.split("/")[0]):
+            raise HubError(403, f"Access to {rid} is restricted", "GatedRepo")
         oid, _ = st.resolve(repo, rev)
         self.commit_oid = oid
         entry = st.get_commit(oid)["tree"].get(path)
@@ -1236,7 +1238,7 @@ class HubServer:
             {},
             0,
         )
-        self.collections = {}
+        self.collections, self.gated = {}, set()
         self.faults = dict(DEFAULT_FAULTS)
         self.set_faults(**faults)
         self._server = _Server(("127.0.0.1", port), Handler)
