@@ -16,7 +16,7 @@ from .card import ModelCardFacts, render_model_card
 from .card_check import check_card_text
 from .guard import Plan, plan_upload, refuse_private
 
-__all__ = ["ModelPush", "open_model_repo", "push_model"]
+__all__ = ["ModelPush", "files_on_hub", "is_on_hub", "open_model_repo", "push_model"]
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _CHUNK = 1 << 20
@@ -106,16 +106,55 @@ def push_model(
     for name, value in (("repo", repo), ("dataset_id", dataset_id)):
         if value is not None and not _REPO.fullmatch(value):
             raise CTVideoError(f"{name} is {value!r}; a Hub id such as user/name is expected.")
+    plan = _plan(folder, repo, license, dataset_id)
+    told = ModelPush(repo, revision, private, sorted(plan.files), plan.bytes, plan.left_out)
+    if dry_run:
+        return told
+    return _push(told, plan, message, token)
+
+
+def _plan(folder: Path, repo: str, license: str | None, dataset_id: str | None = None) -> Plan:
     plan = plan_upload(folder)
     facts = ModelCardFacts.from_folder(folder, model_id=repo, license=license)
     plan.files["README.md"] = _card(facts)
     if dataset_id is not None:
         plan.files[_EVAL_RESULTS] = _eval_results(facts, dataset_id)
         refuse_private(_EVAL_RESULTS, plan.files[_EVAL_RESULTS])
-    told = ModelPush(repo, revision, private, sorted(plan.files), plan.bytes, plan.left_out)
-    if dry_run:
-        return told
-    return _push(told, plan, message, token)
+    return plan
+
+
+def files_on_hub(repo: str, token: str | None = None) -> dict[str, str]:
+    """Path -> hash of what ``main`` of a model repository holds; empty where there is none.
+
+    Raises
+    ------
+    HubError
+        When the Hub does not answer.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    api, told = HfApi(token=token), ModelPush(repo, "main", True, [], 0, [])
+
+    def ask() -> dict[str, str]:
+        try:
+            return _tree(api, told, "main")
+        except RepositoryNotFoundError:
+            return {}
+
+    found = retried(ask, f"look at {repo}")
+    return {path: digest for path, digest in found.items() if path != ".gitattributes"}
+
+
+def is_on_hub(
+    folder: str | os.PathLike, repo: str, *, license: str | None = None, token: str | None = None
+) -> bool:
+    """Whether :func:`push_model` of this folder would change nothing on the Hub, by hashes."""
+    there = files_on_hub(repo, token)
+    files = _plan(Path(folder), repo, license).files
+    return there.keys() == files.keys() and all(
+        there[path] in _hashes(entry) for path, entry in files.items()
+    )
 
 
 def _card(facts: ModelCardFacts) -> bytes:
