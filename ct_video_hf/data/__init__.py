@@ -31,6 +31,7 @@ _EXPORTS = {
     "estimate_set": "estimate",
     "load_ct_dataset": "builders",
     "load_prepared": "loading",
+    "load_side_table": "side_tables",
     "nested_fractions": "splits",
     "prepare": "sources",
     "prepare_table": "prepared",
@@ -68,6 +69,7 @@ __all__ = [
     "estimate_set",
     "load_ct_dataset",
     "load_prepared",
+    "load_side_table",
     "nested_fractions",
     "prepare",
     "prepare_table",
@@ -101,6 +103,7 @@ if TYPE_CHECKING:
     from .rows import stored_window
     from .sampling import CLASS_MASS, clip_sampling_weights
     from .sharing import refuse_public
+    from .side_tables import load_side_table
     from .sources import SOURCES, prepare
     from .splits import nested_fractions, read_split_file, split_patients, write_split_file
     from .streaming import CTClipStream

@@ -130,6 +130,17 @@ from ct_video_hf import load_ct_dataset
 dataset = load_ct_dataset("path/to/this/folder", split="train")
 ```
 
+{% if side_tables -%}
+Beside the studies lie tables ({{ side_tables | join(", ") }}), whose column `study` is the
+`study_id`:
+
+```python
+from ct_video_hf.data import load_side_table
+
+table = load_side_table("path/to/this/folder", "{{ side_tables[0] }}")
+```
+
+{% endif -%}
 Made with {% for library, version in versions.items() -%}
 {{ library }} {{ version }}{{ ", " if not loop.last else "." }}
 {%- endfor %}
@@ -149,6 +160,7 @@ def render_data_card(manifest: dict[str, Any], rejects: list[dict[str, str]]) ->
         finding=manifest.get("finding"),
         unknown_slices=sum(record["positive_slices"] is None for record in studies),
         remarks=sum(bool(record.get("remarks")) for record in studies),
+        side_tables=sorted(manifest.get("side_tables", {})),
         patients_known=manifest["patients_known"],
         slices=_spread([record["shape"][0] for record in studies], 0),
         spacing=_spread([record["spacing"][0] for record in studies], 2),

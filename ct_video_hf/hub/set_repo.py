@@ -13,6 +13,7 @@ from ..data.errors import CTDataError
 from ..data.export import Shard, plan_shards, published_names, write_shard
 from ..data.manifest import read_manifest
 from ..data.sharing import refuse_public
+from ..data.side_tables import TABLE_SPLIT, parquet_of
 from ..models.download import sha256_of
 from ..progress import study_progress
 from .calls import HubError, retried
@@ -22,6 +23,8 @@ __all__ = ["PushSummary", "push_set"]
 
 #: What of the manifest goes along; the rest is the studies, which are in the shards.
 _PUBLIC = ("format", "versions", "provenance", "label_names", "splits", "rejected")
+#: Folders of a repository whose files belong to one push; those of an earlier one are taken away.
+_FOLDERS = ("data/", "tables/")
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,15 @@ def push_set(
     """Push a prepared set to the dataset repository ``repo`` of the Hub.
 
     Shards of Parquet, one study a row group, are written one at a time and pushed each with its own
-    commit; the last commit brings the card that names them, the split and fraction files, and takes
-    away the shards of an earlier push, so that readers see the old set or the new one. A push that
-    was cut off goes on where it stopped. ``load_ct_dataset(repo)`` reads the set back.
+    commit; the last commit brings the card that names them, the split and fraction files and the
+    tables beside the studies, and takes away the shards of an earlier push, so that readers see the
+    old set or the new one. A push that was cut off goes on where it stopped.
+    ``load_ct_dataset(repo)`` reads the set back, ``load_side_table(repo, name)`` a table.
 
     Parameters
     ----------
     folder : path
-        Of the prepared set. Only its studies, card, split and fraction files leave; never
+        Of the prepared set. Only its studies, tables, card, split and fraction files leave; never
         ``private/``, and no study that was rejected.
     repo : str
         ``user/name``; made when it is not there.
@@ -189,20 +193,24 @@ def _push_card(api, repo, folder, manifest, shards, sizes, names) -> Any:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     files = {
-        "README.md": _card(repo, folder, shards, sizes),
+        "README.md": _card(repo, folder, manifest, shards, sizes),
         "set.json": _described(manifest),
         "splits.csv": _renamed(folder / "splits.csv", names),
         "fractions.csv": _renamed(folder / "fractions.csv", names),
     }
+    contents = {path: text.encode() for path, text in files.items()}
+    for name in manifest.get("side_tables", {}):
+        contents[_table_path(name)] = parquet_of(folder, name, names)
     added = [
-        CommitOperationAdd(path_in_repo=path, path_or_fileobj=text.encode())
-        for path, text in files.items()
+        CommitOperationAdd(path_in_repo=path, path_or_fileobj=content)
+        for path, content in contents.items()
     ]
 
     def commit() -> Any:
         # asked for anew each time: a commit whose answer was lost has taken the files away already
         there = _listed(api, repo)
-        stale = sorted(path for path in there if path.startswith("data/") and path not in sizes)
+        ours = sizes.keys() | contents.keys()
+        stale = sorted(path for path in there if path.startswith(_FOLDERS) and path not in ours)
         gone = [CommitOperationDelete(path_in_repo=path) for path in stale]
         return api.create_commit(
             repo, [*added, *gone], repo_type="dataset", commit_message="Prepared set"
@@ -211,7 +219,17 @@ def _push_card(api, repo, folder, manifest, shards, sizes, names) -> Any:
     return retried(commit, _what(repo))
 
 
-def _card(repo: str, folder: Path, shards: list[Shard], sizes: dict[str, int]) -> str:
+def _table_path(name: str) -> str:
+    return f"tables/{name}.parquet"
+
+
+def _card(
+    repo: str,
+    folder: Path,
+    manifest: dict[str, Any],
+    shards: list[Shard],
+    sizes: dict[str, int],
+) -> str:
     """The set's data card with ``dataset_info`` and the files of each split at its head."""
     import datasets
     from huggingface_hub import DatasetCard
@@ -238,7 +256,11 @@ def _card(repo: str, folder: Path, shards: list[Shard], sizes: dict[str, int]) -
     from datasets.info import DatasetInfosDict
 
     DatasetInfosDict({"default": info}).to_dataset_card_data(card.data)
-    card.data["configs"] = [{"config_name": "default", "data_files": files}]
+    tables = [
+        {"config_name": name, "data_files": [{"split": TABLE_SPLIT, "path": _table_path(name)}]}
+        for name in manifest.get("side_tables", {})
+    ]
+    card.data["configs"] = [{"config_name": "default", "data_files": files}, *tables]
     return str(card)
 
 
