@@ -20,6 +20,7 @@ Every field of transformers' TrainingArguments may be given as well, as --name v
 
   ct-video-hf train --data SET --output DIR --backbone slow_tiny --epochs 8
   ct-video-hf train --config run.yaml --lr 1e-4
+  ct-video-hf train --config OLD_RUN/training_config.json --data SET --output DIR
   ct-video-hf train --data SET --output DIR --backbone MCG-NJU/videomae-base-finetuned-kinetics
   accelerate launch --multi_gpu --num_processes 2 -m ct_video_hf.training --config run.yaml
 
@@ -63,8 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     add_options(parser)
     group = parser.add_argument_group("settings in a file, and more help")
-    group.add_argument("--config", metavar="FILE", help="YAML or JSON file of options; the "
-                       "command line wins over it")  # fmt: skip
+    group.add_argument("--config", metavar="FILE", help="YAML or JSON file of options, or the "
+                       "training_config.json of a run to repeat; the command line wins over "
+                       "it")  # fmt: skip
     group.add_argument("--json", action="store_true", help="print the metrics as JSON on stdout")
     group.add_argument("--help-all", nargs=0, action=_HelpAll, help="all options there are")
 

@@ -29,7 +29,7 @@ from ..evaluation.several import has_several_labels
 from ..evaluation.tables import left_out, predictions_from
 from ..training.counts import count_split
 from ..training.features import SetFeatures, weights_hash
-from ..training.finish import public_manifest
+from ..training.record import public_manifest
 from ..training.inputs import clip_dataset
 from ..training.loss import TrainingLoss, positive_weights
 from ..training.probe import PENALTIES, fit_head

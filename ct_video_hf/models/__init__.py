@@ -18,6 +18,7 @@ from .registry import (
     create_model,
     get_backbone,
     list_backbones,
+    locate_weights,
     processor_for,
     register_with_transformers,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "create_model",
     "get_backbone",
     "list_backbones",
+    "locate_weights",
     "processor_for",
     "register_with_transformers",
 ]

@@ -18,10 +18,11 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoVideoProcessor
 
 from .base import CTVideoClassifier, CTVideoConfig
+from .hub_files import is_hub_id, snapshot
 from .processing_ct import CTVideoProcessor
 from .records import Backbone, WeightRecord
 from .transformers_processor import video_model_processor
-from .transformers_video import create_video_model, is_video_model_name
+from .transformers_video import create_video_model, is_video_model_name, open_video_model
 from .weights import (
     fetch,
     labels_of,
@@ -37,10 +38,13 @@ __all__ = [
     "create_model",
     "get_backbone",
     "list_backbones",
+    "locate_weights",
     "processor_for",
     "register_with_transformers",
 ]
 
+#: Endings of checkpoint files, which no Hub id is taken to have.
+_CHECKPOINTS = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pyth", ".safetensors", ".tar"})
 _NOT_OVERRIDABLE = frozenset({"transformers_version", "architectures", "auto_map"})
 
 
@@ -143,7 +147,9 @@ def create_model(
         None or "none" for random weights (with a folder or Hub id as backbone None takes the
         weights there); a name of the backbone's published weights such as
         ``"kinetics"`` (downloaded once into the Hugging Face cache); a folder that
-        ``save_pretrained`` wrote; or a published checkpoint file.
+        ``save_pretrained`` wrote; the Hub id of such a one (``user/model``,
+        ``user/model@revision``; configuration and safetensors are fetched, never code or
+        pickles); or a published checkpoint file.
     keep_head : bool, optional
         True: keep the checkpoint's classifier and its labels, whatever their number; the labels
         of published weights are classes that exclude each other, named where torchvision lists
@@ -173,7 +179,9 @@ def create_model(
         When a download fails.
     """
     if backbone not in all_backbones() and is_video_model_name(backbone):
-        return create_video_model(backbone, num_labels, weights, **config_overrides)
+        return create_video_model(
+            backbone, num_labels, weights, keep_head=keep_head, **config_overrides
+        )
     record = get_backbone(backbone)
     _check_fields(record, config_overrides)
     if weights is None or weights == "none":
@@ -227,6 +235,33 @@ def _published_labels(
     return fields | overrides
 
 
+def locate_weights(
+    backbone: str, weights: str | Path, cache_dir: str | Path | None = None
+) -> Path | None:
+    """The file or folder that :func:`create_model` reads weights from, fetched where needed.
+
+    Parameters
+    ----------
+    backbone, weights, cache_dir
+        As for :func:`create_model`; of a Hub id the folder is named by the commit.
+
+    Returns
+    -------
+    pathlib.Path or None
+        None for random weights.
+
+    Raises
+    ------
+    ValueError, OSError
+        As :func:`create_model` does.
+    """
+    if str(weights) == "none":
+        return None
+    if backbone not in all_backbones() and is_video_model_name(backbone):
+        return open_video_model(backbone)[0]
+    return _locate(get_backbone(backbone), weights, cache_dir)
+
+
 def _locate(record: Backbone, weights: str | Path, cache_dir: str | Path | None) -> Path:
     if str(weights) in record.weights:
         published = record.weights[str(weights)]
@@ -238,13 +273,16 @@ def _locate(record: Backbone, weights: str | Path, cache_dir: str | Path | None)
             )
         return fetch(published, cache_dir)
     path = Path(weights)
-    if not path.exists():
-        known = ", ".join(repr(name) for name in record.weights) or "none"
-        raise ValueError(
-            f"weights={str(weights)!r} is neither a file or folder nor published weights of "
-            f"{record.name} (published: {known})."
-        )
-    return path
+    if path.exists():
+        return path
+    repo, _, revision = str(weights).partition("@")
+    if "/" in repo and is_hub_id(repo) and path.suffix not in _CHECKPOINTS:
+        return snapshot(repo, revision or None)
+    known = ", ".join(repr(name) for name in record.weights) or "none"
+    raise ValueError(
+        f"weights={str(weights)!r} is neither a file or folder, nor a Hub id (user/model), nor "
+        f"published weights of {record.name} (published: {known})."
+    )
 
 
 def _saved_config(record: Backbone, folder: Path, overrides: dict[str, Any]) -> CTVideoConfig:

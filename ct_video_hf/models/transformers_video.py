@@ -41,6 +41,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_HEAD = "classifier."
+
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -248,6 +250,8 @@ def create_video_model(
     name: str | Path,
     num_labels: int = 1,
     weights: str | Path | None = None,
+    *,
+    keep_head: bool | None = None,
     **config_overrides: Any,
 ) -> PreTrainedModel:
     """Make a classifier of a family in :data:`FAMILIES`, in eval mode and float32.
@@ -262,6 +266,9 @@ def create_video_model(
     weights : {None, "saved", "none"}
         None and "saved": those of the folder, with a new classifier unless it has as many labels.
         "none": random ones, for the same configuration.
+    keep_head : bool, optional
+        None: keep the folder's classifier where it has ``num_labels``. False: start a new one.
+        True: it has to be there with ``num_labels``.
     **config_overrides
         Fields of its configuration; ``num_frames`` and ``image_size`` by these names whatever the
         family calls them.
@@ -285,10 +292,12 @@ def create_video_model(
     family = family_of(saved, shown_name(name))
     config = _configure(folder, saved, num_labels, config_overrides, shown_name(name))
     if weights == "none":
+        if keep_head:
+            raise ValueError("keep_head=True keeps a saved classifier; weights 'none' has none.")
         model = AutoModelForVideoClassification.from_config(config, trust_remote_code=False)
         return accept_clips(model.float().eval())
     _check_trained_sizes(saved, config, family, shown_name(name))
-    return accept_clips(_load(folder, config, shown_name(name)).eval())
+    return accept_clips(_load(folder, config, shown_name(name), keep_head).eval())
 
 
 def shown_name(name: str | Path) -> str:
@@ -351,7 +360,15 @@ def _check_trained_sizes(saved: dict, config: Any, family: VideoFamily, name: st
         )
 
 
-def _load(folder: Path, config: Any, name: str) -> PreTrainedModel:
+def _start_anew(model: PreTrainedModel) -> None:
+    """Initialise the classifier again, as transformers does where a checkpoint lacks it."""
+    for module in model.get_submodule(_HEAD.rstrip(".")).modules():
+        for thing in (module, *module.parameters(recurse=False)):
+            thing._is_hf_initialized = False  # else initialisation leaves out what was loaded
+        model._init_weights(module)
+
+
+def _load(folder: Path, config: Any, name: str, keep_head: bool | None = None) -> PreTrainedModel:
     try:
         model, info = AutoModelForVideoClassification.from_pretrained(
             folder,
@@ -377,6 +394,15 @@ def _load(folder: Path, config: Any, name: str) -> PreTrainedModel:
             f"The weights of {name} do not fit its network. Missing or of another shape: "
             f"{', '.join(lost[:8]) or 'none'}. Unexpected: {', '.join(surplus[:8]) or 'none'}."
         )
+    lost = sorted(key for key in reset if key.startswith(_HEAD))
+    if keep_head and lost:
+        raise ValueError(
+            f"keep_head=True keeps the classifier of {name}, which has none with "
+            f"{config.num_labels} label(s)."
+        )
+    if keep_head is False and not lost:
+        _start_anew(model)
+        reset |= {key for key in model.state_dict() if key.startswith(_HEAD)}
     if reset:
         logger.info("Parts of %s that start anew: %s", name, ", ".join(sorted(reset)))
     align_weights(model)

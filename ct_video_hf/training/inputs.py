@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..data import Augmentation, ClipTransform, CTClipDataset, build_clip_index, stored_window
 from ..data.label_choice import LabelChoice, choose_labels
 from ..errors import CTVideoError
-from ..models import CTVideoProcessor, list_backbones, processor_for
+from ..models import CTVideoProcessor, list_backbones, locate_weights, processor_for
+from ..models.download import sha256_of
 from ..models.transformers_processor import origin_of
 from ..models.transformers_video import clip_input, is_video_model_name
 
 __all__ = [
+    "Start",
     "build_processor",
     "clip_dataset",
+    "find_start",
     "label_choice",
     "label_fields",
     "label_weights",
@@ -48,9 +52,59 @@ def name_weights(options: dict[str, Any]) -> dict[str, Any] | None:
     return origin_of(options["backbone"])
 
 
-def model_overrides(options: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of ``create_model`` besides the backbone's name."""
+@dataclass(frozen=True)
+class Start:
+    """What training starts from.
+
+    Attributes
+    ----------
+    path : Path or None
+        The file or folder that holds the weights; None: random ones.
+    commit : str or None
+        Of a repository of the Hub.
+    sha256 : dict
+        File name -> hash of each file of weights.
+    """
+
+    path: Path | None = None
+    commit: str | None = None
+    sha256: dict[str, str] = field(default_factory=dict)
+
+
+_WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+
+
+def find_start(options: dict[str, Any]) -> Start:
+    """Find the weights that ``options`` name, fetched where needed, and hash their files."""
+    path = locate_weights(options["backbone"], options["weights"])
+    if path is None:
+        return Start()
+    files = [path]
+    if path.is_dir():
+        patterns = (sorted(path.glob(pattern)) for pattern in _WEIGHT_FILES)
+        files = next((found for found in patterns if found), [])
+    from_hub = _hub_id(options) is not None
+    return Start(
+        path, path.name if from_hub else None, {file.name: sha256_of(file) for file in files}
+    )
+
+
+def _hub_id(options: dict[str, Any]) -> str | None:
+    """The Hub id that the weights come from, if they do."""
+    for name in (options["weights"], options["backbone"]):
+        if "/" in name and not Path(name).exists():
+            return name
+    return None
+
+
+def model_overrides(options: dict[str, Any], start: Start | None = None) -> dict[str, Any]:
+    """Keyword arguments of ``create_model`` besides the backbone's name.
+
+    With a ``start`` a Hub id is replaced by the folder of the commit that was found.
+    """
     overrides: dict[str, Any] = {"weights": options["weights"]}
+    if start is not None and "/" in options["weights"] and start.path is not None:
+        overrides["weights"] = str(start.path)
     if options["num_frames"] is not None:
         overrides["num_frames"] = options["num_frames"]
     if options["crop_size"] is not None:
@@ -58,7 +112,9 @@ def model_overrides(options: dict[str, Any]) -> dict[str, Any]:
     return overrides
 
 
-def build_processor(options: dict[str, Any], model, plane_size: int) -> CTVideoProcessor:
+def build_processor(
+    options: dict[str, Any], model, plane_size: int, start: Start | None = None
+) -> CTVideoProcessor:
     """The processor saved beside the model.
 
     Clip length, crop and channels are the model's, the plane size is the set's. Windows and
@@ -86,8 +142,9 @@ def build_processor(options: dict[str, Any], model, plane_size: int) -> CTVideoP
     fields |= {name: options[name] for name in _SAME_NAME if options[name] is not None}
     if options["preset"] in ("paper-rsna", "paper-lidc"):
         return CTVideoProcessor.from_preset(options["preset"], **fields)
-    if options["weights"] and (Path(options["weights"]) / _PROCESSOR_FILE).is_file():
-        return CTVideoProcessor.from_pretrained(options["weights"], **fields)
+    path = None if start is None or options["weights"] == "saved" else start.path
+    if path is not None and (path / _PROCESSOR_FILE).is_file():
+        return CTVideoProcessor.from_pretrained(path, **fields)
     return processor_for(options["backbone"], **fields)
 
 

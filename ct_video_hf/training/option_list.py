@@ -114,10 +114,12 @@ _ALL = (
            "r2plus1d_18, resnet18_2d, slow_tiny, ...; a wrong name lists all. Or the folder or Hub "
            "id (user/model, user/model@revision) of a VideoMAE, V-JEPA 2, TimeSformer or ViViT of "
            "transformers", default="slow_r50", metavar="NAME"),
-    Option("weights", _WHAT, "none, kinetics (imagenet for 2D networks), or the path of a "
-           "checkpoint or model folder; with a folder or Hub id as backbone: saved (its own "
-           "weights) or none (default: none for a name, saved for a folder or Hub id)",
-           metavar="W"),
+    Option("weights", _WHAT, "none, kinetics (imagenet for 2D networks), the path of a checkpoint "
+           "or model folder, or the Hub id of a model (user/model); with a folder or Hub id as "
+           "backbone: saved (its own weights) or none (default: none for a name, saved for a "
+           "folder or Hub id)", metavar="W"),
+    Option("keep_head", _WHAT, "start with the classifier of the weights, too, instead of a new "
+           "one", read_flag, default=False, metavar="BOOL"),
     Option("labels", _WHAT, "which labels of a set with several are learned, by name (default: "
            "all, one logit each; clips of unknown label do not count for it)", several=True,
            metavar="NAME"),

@@ -26,6 +26,7 @@ __all__ = [
     "did_you_mean",
     "parse_extras",
     "read_config",
+    "read_record",
     "resolve",
 ]
 
@@ -81,8 +82,29 @@ def parse_extras(words: list[str]) -> dict[str, Any]:
 
 
 def read_config(path) -> dict[str, Any]:
-    """Options from one YAML or JSON file; keys are option names, with - or _ between words."""
-    path = Path(path)
+    """Options from one YAML or JSON file; keys are option names, with - or _ between words.
+
+    Of a finished run's training_config.json the options of that run, but for where its data and
+    its output were.
+    """
+    content = _read_file(Path(path))
+    if _is_record(content):
+        places = ("data", "output", "resume")
+        return {name: value for name, value in content["arguments"].items() if name not in places}
+    return {str(key).replace("-", "_"): value for key, value in content.items()}
+
+
+def read_record(path) -> dict[str, Any] | None:
+    """The record of a finished run where the file is one; None for a plain file of options."""
+    content = _read_file(Path(path))
+    return content if _is_record(content) else None
+
+
+def _is_record(content: dict[str, Any]) -> bool:
+    return all(isinstance(content.get(key), dict) for key in ("arguments", "versions"))
+
+
+def _read_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise OptionError(f"no configuration file {path}")
     text = path.read_text(encoding="utf-8")
@@ -99,7 +121,7 @@ def read_config(path) -> dict[str, Any]:
         raise OptionError(f"{path.name} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise OptionError(f"{path.name} must hold option: value lines, found {type(content)}")
-    return {str(key).replace("-", "_"): value for key, value in content.items()}
+    return content
 
 
 def _named(given: Mapping[str, Any], source: str) -> dict[str, Any]:

@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import logging
+import math
 import os
 import platform
+import subprocess
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-__all__ = ["hardware", "public_command", "public_value", "versions"]
+from ..models.download import sha256_of
+from .counts import count_split
+
+if TYPE_CHECKING:
+    from ..data import CTClipDataset
+    from .inputs import Start
+    from .trainer import CTTrainer
+
+__all__ = [
+    "compare_with_record",
+    "git_state",
+    "hardware",
+    "make_record",
+    "public_command",
+    "public_manifest",
+    "public_value",
+    "versions",
+]
+
+logger = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "pytorchvideo")
 
@@ -64,3 +87,186 @@ def hardware(device: torch.device, processes: int) -> dict[str, Any]:
     if device.type == "cuda":
         described["gpu"] = torch.cuda.get_device_name(device)
     return described
+
+
+def git_state() -> dict[str, Any] | None:
+    """The commit of the checkout that this package runs from, and whether its code was changed.
+
+    None for an installed package, which ``versions`` names, and where git does not answer.
+    """
+    package = Path(__file__).resolve().parents[1]
+    if not (package.parent / ".git").exists():
+        return None
+    answers = []
+    for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", package.name]):
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(package.parent), *words],
+                capture_output=True, text=True, timeout=30, check=True,
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError) as error:
+            logger.info("git does not tell the revision of this checkout: %s", error)
+            return None
+        answers.append(done.stdout.strip())
+    return {"revision": answers[0], "changed": bool(answers[1])}
+
+
+def make_record(
+    trainer: CTTrainer,
+    parts: dict[str, CTClipDataset],
+    options: dict[str, Any],
+    extras: dict[str, Any],
+    *,
+    start: Start,
+    seconds: float,
+    command: list[str] | None,
+    origin: dict[str, Any] | None,
+    before: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The content of training_config.json: enough to run the same training again.
+
+    Parameters
+    ----------
+    trainer : CTTrainer
+        After training.
+    parts : dict
+        Role (train, validation, test) -> its clips.
+    options, extras : dict
+        As :func:`.options.resolve` gave them.
+    start : Start
+        What the weights were read from.
+    seconds : float
+        That training took.
+    command : list of str or None
+        How the run was started.
+    origin : dict or None
+        Of a network of transformers, see :func:`.inputs.name_weights`.
+    before : dict or None
+        Of a run that repeats another one, see :func:`compare_with_record`.
+    """
+    args = trainer.args
+    state = trainer.state
+    counts = {role: count_split(part) for role, part in parts.items()}
+    return {
+        "command": None if command is None else public_command(command),
+        "arguments": {**public_value(options), **extras},
+        "backbone": _public_backbone(options["backbone"]),
+        "weights": public_value(options["weights"]),
+        "weight_files": start.sha256,
+        **({} if start.commit is None else {"weights_commit": start.commit}),
+        "converted_from": _converted_from(start.path),
+        **({} if origin is None else {"backbone_origin": origin}),
+        "data": {
+            "set": Path(options["data"]).name,
+            "manifest": public_manifest(Path(options["data"]) / "manifest.json"),
+            "counts": counts,
+        },
+        "seed": options["seed"],
+        "global_batch_size": args.train_batch_size
+        * args.gradient_accumulation_steps
+        * args.world_size,
+        "batch_size": args.per_device_train_batch_size,
+        "accumulation_steps": args.gradient_accumulation_steps,
+        "epochs_run": math.ceil(round(state.epoch or 0, 6)),
+        "steps": state.global_step,
+        "best_epoch": _epoch_of(state, state.best_global_step),
+        "best_metric": {"name": args.metric_for_best_model, "value": state.best_metric}
+        if state.best_metric is not None
+        else None,
+        "positive_weights": trainer.loss.class_weights,
+        "label_weights": args.label_weights,
+        "train_clips": counts["train"]["clips"],
+        "train_studies": counts["train"]["studies"],
+        "parameters": sum(value.numel() for value in trainer.model.parameters()),
+        "trainable_parameters": trainer.trainable_parameters,
+        "training_seconds": round(seconds, 1),
+        "versions": versions(),
+        "git": git_state(),
+        "hardware": hardware(args.device, args.world_size),
+        **({} if before is None else {"run_again": before}),
+    }
+
+
+def _converted_from(start: Path | None) -> dict | None:
+    """What the folder that training started from says of its own origin; see hub.convert."""
+    if start is None or not (start / "conversion.json").is_file():
+        return None
+    return public_value(json.loads((start / "conversion.json").read_text(encoding="utf-8")))
+
+
+def _public_backbone(name: str) -> str:
+    """A name or Hub id as it is, of a folder the last part."""
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
+def public_manifest(path: Path) -> dict | None:
+    """The set's manifest without its list of studies, with the hash of the whole file.
+
+    None when the data is a source by name, which has no folder of its own.
+    """
+    if not path.is_file():
+        return None
+    kept = {
+        name: value
+        for name, value in json.loads(path.read_text(encoding="utf-8")).items()
+        if name != "studies"
+    }
+    kept["sha256"] = sha256_of(path)
+    return public_value(kept)
+
+
+def _epoch_of(state, step: int | None) -> float | None:
+    epochs = [row["epoch"] for row in state.log_history if row["step"] == step and "epoch" in row]
+    return epochs[0] if step and epochs else None
+
+
+def compare_with_record(
+    record: dict[str, Any], options: dict[str, Any], start: Start
+) -> dict[str, Any]:
+    """What differs from the run that ``record`` tells of; every difference is logged as a warning.
+
+    Returns
+    -------
+    dict
+        ``same_data`` and ``same_weights`` (None where the record does not tell), ``differences``,
+        and ``git`` of the earlier run.
+    """
+    now = public_manifest(Path(options["data"]) / "manifest.json")
+    then = (record.get("data") or {}).get("manifest")
+    same_data = None if then is None or now is None else then["sha256"] == now["sha256"]
+    same_weights = None
+    if record.get("weight_files") is not None:
+        same_weights = sorted(record["weight_files"].values()) == sorted(start.sha256.values())
+    differences = []
+    if same_data is False:
+        differences.append(
+            f"the set is another one: its manifest has sha256 {now['sha256'][:12]}, the record's "
+            f"{then['sha256'][:12]}"
+        )
+    if same_weights is False:
+        differences.append("the weights that training starts from are other ones")
+    done = record.get("versions") or {}
+    differences += [
+        f"{name} is {version}, and was {done[name]}"
+        for name, version in versions().items()
+        if name in done and done[name] != version
+    ]
+    said = {
+        name: value
+        for name, value in public_value(options).items()
+        if name not in ("data", "output", "weights", "resume")
+    }
+    told = record["arguments"]
+    differences += [
+        f"option {name} is {value!r}, and was {told[name]!r}"
+        for name, value in said.items()
+        if name in told and told[name] != value
+    ]
+    for words in differences:
+        logger.warning("not the same run as the record's: %s", words)
+    return {
+        "same_data": same_data,
+        "same_weights": same_weights,
+        "differences": differences,
+        "git": record.get("git"),
+    }

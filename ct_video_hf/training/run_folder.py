@@ -12,6 +12,7 @@ from accelerate import PartialState
 from ..errors import CTVideoError
 from ..evaluation import write_json
 from .checkpoints import discard_partial
+from .options import OPTIONS
 
 __all__ = ["CONFIG_NAME", "METRICS_NAME", "OPTIONS_NAME", "RunResult", "claim_output", "read_json"]
 
@@ -87,7 +88,8 @@ def read_json(path: Path) -> dict:
 
 
 def _same_options(before: dict, now: dict) -> None:
-    flat_before = {**before["options"], **before["extras"]}
+    added = {name: option.default for name, option in OPTIONS.items()}  # since it was begun
+    flat_before = {**added, **before["options"], **before["extras"]}
     flat_now = {**now["options"], **now["extras"]}
     changed = [
         f"{name} {flat_before.get(name)!r} -> {flat_now.get(name)!r}"

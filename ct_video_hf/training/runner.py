@@ -21,10 +21,11 @@ from ..models import create_model
 from .arguments import build_arguments
 from .batch_search import fit_batch
 from .checkpoints import last_complete
-from .finish import finish, run_record
+from .finish import finish
 from .groups import freeze_backbone, freeze_stages
 from .inputs import (
     build_processor,
+    find_start,
     label_choice,
     label_fields,
     label_weights,
@@ -35,8 +36,8 @@ from .inputs import (
 )
 from .lora import add_lora, merge_lora
 from .memory import prepare_cpu_training
-from .options import OptionError, read_config, resolve
-from .record import public_value
+from .options import OptionError, read_config, read_record, resolve
+from .record import compare_with_record, make_record, public_value
 from .run_folder import RunResult, claim_output
 from .trainer import CTTrainer
 
@@ -55,7 +56,8 @@ def run(
     Parameters
     ----------
     config : path, optional
-        YAML or JSON file of options; ``given`` wins over it.
+        YAML or JSON file of options; ``given`` wins over it. Or the training_config.json of a
+        finished run, to do the same again; ``given`` then names at least data and output.
     write_card : callable, optional
         Writes README.md into the finished folder; the command line passes
         ``ct_video_hf.hub.card.write_model_card``. Without it there is no README.md.
@@ -86,12 +88,20 @@ def run(
     if finished is not None:
         return finished
 
+    start = find_start(options)
+    record = None if config is None else read_record(config)
+    before = None if record is None else compare_with_record(record, options, start)
     set_seed(options["seed"])
     studies = _load_studies(options)
     labels = label_choice(options, studies["train"])
     args.label_weights = label_weights(options["label_weights"], labels)
-    model = create_model(options["backbone"], **label_fields(labels), **model_overrides(options))
-    processor = build_processor(options, model, plane_size(studies["train"]))
+    model = create_model(
+        options["backbone"],
+        **label_fields(labels),
+        keep_head=options["keep_head"],
+        **model_overrides(options, start),
+    )
+    processor = build_processor(options, model, plane_size(studies["train"]), start)
     parts = split_datasets(options, studies, processor, labels)
     _no_double_balance(parts["train"], options)
     if validate:
@@ -106,20 +116,22 @@ def run(
     )
     if args.device.type == "cpu":
         prepare_cpu_training(model, torch.bfloat16 if args.bf16 else torch.float32)
-    trainer.describe_run = partial(
-        run_record, trainer, parts, options, extras, 0.0, command, origin
-    )
+    describe = partial(
+        make_record, trainer, parts, options, extras,
+        start=start, command=command, origin=origin, before=before,
+    )  # fmt: skip
+    trainer.describe_run = partial(describe, seconds=0.0)
     checkpoint = last_complete(output) if options["resume"] else None
     if options["find_batch_size"]:
         fit_batch(trainer, checkpoint)
         if options["eval_batch_size"] is None:
             args.per_device_eval_batch_size = args.per_device_train_batch_size
-    start = time.perf_counter()
+    began = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - began
     if options["lora"]:
         trainer.model = trainer.model_wrapped = merge_lora(trainer.model)
-    result = finish(trainer, parts, options, extras, seconds, write_card, command, origin)
+    result = finish(trainer, parts, options, describe(seconds=seconds), write_card)
     return replace(result, push=trainer.push_finished(output))
 
 
