@@ -173,6 +173,10 @@ class CTVideoPreTrainedModel(PreTrainedModel):
         align_weights(model)
         return loaded
 
+    def get_input_embeddings(self) -> None:
+        """None: a clip has no vocabulary. transformers' own raises, and FSDP calls it."""
+        return None
+
     def post_init(self) -> None:
         """As in transformers; of ``_no_split_modules`` only the classes that are there stay.
 

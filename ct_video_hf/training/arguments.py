@@ -8,12 +8,14 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from ..errors import CTVideoError
 from ..evaluation.aggregation import check_aggregation
 from .options import ALIASES, OPTIONS, OptionError, did_you_mean
+from .sharding import check_processes, started_processes
 
 __all__ = ["CTTrainingArguments", "build_arguments", "help_of_all_fields"]
 
@@ -266,4 +268,11 @@ def build_arguments(
         values["warmup_steps"] = 0
     if not validate:
         values |= {"eval_strategy": "no", "load_best_model_at_end": False, "early_stopping": 0}
-    return CTTrainingArguments(**(values | _parse_extras(extras)))
+    values |= _parse_extras(extras)
+    if started_processes() > 1 and not torch.accelerator.is_available():
+        values["use_cpu"] = (
+            True  # the use_cpu of accelerate's configuration reaches one process only
+        )
+    args = CTTrainingArguments(**values)
+    check_processes(args)
+    return args

@@ -8,9 +8,19 @@ import re
 import shutil
 from pathlib import Path
 
-from ..files import replacing
+import torch
 
-__all__ = ["discard_partial", "is_complete", "last_complete", "mark_complete", "remove_all"]
+from ..files import replacing
+from ..models.weights import read_folder
+
+__all__ = [
+    "discard_partial",
+    "is_complete",
+    "last_complete",
+    "load_weights",
+    "mark_complete",
+    "remove_all",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +51,26 @@ def last_complete(folder) -> Path | None:
     """The newest whole checkpoint in ``folder``, or None."""
     whole = [path for path in _checkpoints(folder) if is_complete(path)]
     return whole[-1] if whole else None
+
+
+def load_weights(model: torch.nn.Module, folder) -> None:
+    """Load a saved model folder into ``model``, every weight of it.
+
+    transformers saves some networks under the names of older releases (VideoMAE's ``query.bias`` as
+    ``q_bias``) and finds its way back in ``from_pretrained`` alone: its Trainer leaves such weights
+    as they are, where it goes on from a checkpoint and where it takes the best one.
+
+    Raises
+    ------
+    RuntimeError
+        Weights are missing, or there are more.
+    """
+    state = read_folder(folder)
+    own = model.state_dict()
+    if state.keys() != own.keys():
+        loaded = type(model).from_pretrained(folder, config=model.config, dtype=torch.float32)
+        state = loaded.state_dict()
+    model.load_state_dict(state)
 
 
 def discard_partial(folder) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from ..models.download import sha256_of
 from .counts import count_split
+from .sharding import spread
 
 if TYPE_CHECKING:
     from ..data import CTClipDataset
@@ -183,6 +184,7 @@ def make_record(
         "versions": versions(),
         "git": git_state(),
         "hardware": hardware(args.device, args.world_size),
+        "spread": spread(trainer.accelerator, trainer.model),
         **({} if before is None else {"run_again": before}),
     }
 

@@ -114,6 +114,8 @@ def run(
         eval_dataset=parts.get("validation"),
         processing_class=processor,
     )
+    if options["lora"] and trainer.is_fsdp_enabled:
+        raise OptionError("lora learns on whole weights: leave out FSDP, DDP is enough for it")
     if args.device.type == "cpu":
         prepare_cpu_training(model, torch.bfloat16 if args.bf16 else torch.float32)
     describe = partial(

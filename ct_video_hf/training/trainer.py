@@ -10,7 +10,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import nn
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+)
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from ..errors import CTVideoError
@@ -21,13 +27,14 @@ from ..models.transformers_video import accept_clips
 from ..progress import no_transformers_bars
 from .arguments import CTTrainingArguments
 from .callbacks import AverageWeights, ProgressOnStderr, StopStaysStopped, TrainingLog
-from .checkpoints import mark_complete
+from .checkpoints import load_weights, mark_complete
 from .ema import WeightAverage
 from .groups import groups_by_plan, plan_rates
 from .loss import TrainingLoss, positive_weights
 from .memory import to_channels_last
 from .pushes import PushesToHub
 from .sampler import ClipSampler
+from .sharding import ShardsAreThere, choose_units, share_on_cpu
 
 __all__ = ["CTTrainer", "collate_clips"]
 
@@ -127,6 +134,9 @@ class CTTrainer(PushesToHub, Trainer):
         if self.args.early_stopping and self.args.eval_strategy != "no":
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping))
             self.add_callback(StopStaysStopped(self))
+        if self.is_fsdp_enabled:
+            choose_units(self.accelerator, self.model)
+            self.add_callback(ShardsAreThere(self))
         self.add_callback(TrainingLog())
         if self.args.ema is not None:
             self.add_callback(AverageWeights(self))
@@ -141,6 +151,12 @@ class CTTrainer(PushesToHub, Trainer):
             focal_gamma=args.focal_gamma if args.loss == "focal" else 0.0,
             label_weights=args.label_weights,
         )
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As in transformers; FSDP is carried out on CPUs too, see :mod:`.sharding`."""
+        super().create_accelerator_and_postprocess()
+        share_on_cpu(self.accelerator, self.args)
+        self.is_fsdp_enabled = getattr(self.accelerator.state, "fsdp_plugin", None) is not None
 
     # ---- training --------------------------------------------------------------------------------
 
@@ -329,10 +345,31 @@ class CTTrainer(PushesToHub, Trainer):
         return nullcontext() if self.average is None else self.average.applied()
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._names_itself():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_weights(self.model if model is None else model, resume_from_checkpoint)
         if self.args.ema is not None:
             self.begin_average()
             self.average.load(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if self._names_itself():
+            super()._load_best_model()
+        else:
+            load_weights(self.model, self.state.best_model_checkpoint)
+
+    def _names_itself(self) -> bool:
+        """Whether checkpoints hold weights under the model's own names: shards and adapters do."""
+        plain = isinstance(self.model, PreTrainedModel)
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled or not plain
+
+    def save_model(self, output_dir=None, _internal_call=False) -> None:
+        """As in transformers; of shards one whole model, whatever kind of checkpoint is kept."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
 
     def _save(self, output_dir=None, state_dict=None) -> None:
         with no_transformers_bars():
