@@ -120,6 +120,9 @@ _ALL = (
            "folder or Hub id)", metavar="W"),
     Option("keep_head", _WHAT, "start with the classifier of the weights, too, instead of a new "
            "one", read_flag, default=False, metavar="BOOL"),
+    Option("other_inputs", _WHAT, "repeat the run of --config RUN/training_config.json on another "
+           "set or from other weights, which is refused otherwise", read_flag, default=False,
+           metavar="BOOL"),
     Option("labels", _WHAT, "which labels of a set with several are learned, by name (default: "
            "all, one logit each; clips of unknown label do not count for it)", several=True,
            metavar="NAME"),

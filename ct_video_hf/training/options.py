@@ -89,7 +89,7 @@ def read_config(path) -> dict[str, Any]:
     """
     content = _read_file(Path(path))
     if _is_record(content):
-        places = ("data", "output", "resume")
+        places = ("data", "output", "resume", "other_inputs")
         return {name: value for name, value in content["arguments"].items() if name not in places}
     return {str(key).replace("-", "_"): value for key, value in content.items()}
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..errors import CTVideoError
 from ..models.download import sha256_of
 from .counts import count_split
 from .sharding import spread
@@ -227,11 +228,18 @@ def compare_with_record(
 ) -> dict[str, Any]:
     """What differs from the run that ``record`` tells of; every difference is logged as a warning.
 
+    Another set or other weights are refused unless the option ``other_inputs`` allows them.
+
     Returns
     -------
     dict
         ``same_data`` and ``same_weights`` (None where the record does not tell), ``differences``,
         and ``git`` of the earlier run.
+
+    Raises
+    ------
+    CTVideoError
+        The set or the starting weights are not those of the record.
     """
     now = public_manifest(Path(options["data"]) / "manifest.json")
     then = (record.get("data") or {}).get("manifest")
@@ -247,6 +255,11 @@ def compare_with_record(
         )
     if same_weights is False:
         differences.append("the weights that training starts from are other ones")
+    if differences and not options["other_inputs"]:
+        raise CTVideoError(
+            f"this would not repeat the run of the record: {'; '.join(differences)}. Name the ones "
+            "that it had with --data and --weights, or allow others with --other-inputs"
+        )
     done = record.get("versions") or {}
     differences += [
         f"{name} is {version}, and was {done[name]}"
@@ -256,7 +269,7 @@ def compare_with_record(
     said = {
         name: value
         for name, value in public_value(options).items()
-        if name not in ("data", "output", "weights", "resume")
+        if name not in ("data", "output", "weights", "resume", "other_inputs")
     }
     told = record["arguments"]
     differences += [

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from ct_video_hf.errors import CTVideoError
 from ct_video_hf.models.download import sha256_of
 from ct_video_hf.training import run
 from ct_video_hf.training.options import OptionError, read_config, read_record
@@ -33,7 +34,14 @@ def test_hashes_of_the_starting_weights_are_recorded(first, second):
     assert first.config["weight_files"] == {}
     digest = sha256_of(first.folder / "model.safetensors")
     assert second.config["weight_files"] == {"model.safetensors": digest}
+    assert first.config["model_files"] == {"model.safetensors": digest}
     assert "run_again" not in second.config
+
+
+def test_other_weights_are_refused(first, second, clip_set, tmp_path):
+    said = {"config": second.folder / "training_config.json", "data": str(clip_set)}
+    with pytest.raises(CTVideoError, match="the weights that training starts from are other ones"):
+        run(output=str(tmp_path / "out"), weights=str(second.folder), **said)
 
 
 def test_the_revision_of_the_checkout_is_recorded(first):
@@ -68,8 +76,11 @@ def test_a_run_is_repeated_from_its_record(first, second, clip_set, tmp_path):
 def test_another_set_is_told_loudly(first, tmp_path, caplog):
     other = write_clip_set(tmp_path / "other", seed=5)
     record = first.folder / "training_config.json"
+    said = {"config": record, "data": str(other), "lr": 1e-4}
+    with pytest.raises(CTVideoError, match=r"the set is another one.*--other-inputs"):
+        run(output=str(tmp_path / "refused"), **said)
     with caplog.at_level(logging.WARNING):
-        result = run(config=record, data=str(other), output=str(tmp_path / "out"), lr=1e-4)
+        result = run(output=str(tmp_path / "out"), other_inputs=True, **said)
     assert result.config["run_again"]["same_data"] is False
     told = [entry.getMessage() for entry in caplog.records if "not the same run" in entry.message]
     assert any("the set is another one" in words for words in told)
