@@ -73,8 +73,8 @@ def _of_set(args: argparse.Namespace, loaded) -> tuple[int, ...]:
     from ..data import load_ct_dataset
     from ..evaluation.score import default_device
     from ..training.features import read_features, weights_hash, write_features
-    from ..training.record import public_manifest
     from ..training.inputs import clip_dataset
+    from ..training.record import public_manifest
 
     parts = {
         split: clip_dataset(

@@ -29,11 +29,10 @@ from ..evaluation.several import has_several_labels
 from ..evaluation.tables import left_out, predictions_from
 from ..training.counts import count_split
 from ..training.features import SetFeatures, weights_hash
-from ..training.record import public_manifest
 from ..training.inputs import clip_dataset
 from ..training.loss import TrainingLoss, positive_weights
 from ..training.probe import PENALTIES, fit_head
-from ..training.record import hardware, public_command, versions
+from ..training.record import hardware, public_command, public_manifest, versions
 from .card import write_model_card
 from .model_folder import save_model_folder
 
