@@ -32,6 +32,7 @@ COMMANDS = {
     "study": "plan, run and report the paper's grid of experiments, or one of your own",
     "push": "push a model folder or a prepared set to the Hub",
     "demo": "serve a page on this machine: drop a scan, see its score and slices",
+    "space": "write the demo of a model as a Gradio Space, and push it to the Hub",
     "card": "render or check the model card of a model folder",
 }
 

@@ -8,6 +8,6 @@ Not for clinical use.
 """
 
 from .limits import DemoLimits
-from .serve import Running, serve, serve_space
+from .serve import Running, read_examples, serve, serve_space
 
-__all__ = ["DemoLimits", "Running", "serve", "serve_space"]
+__all__ = ["DemoLimits", "Running", "read_examples", "serve", "serve_space"]

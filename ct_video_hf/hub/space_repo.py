@@ -1,0 +1,70 @@
+"""Pushing a Space to the Hub: in one commit, compared afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .calls import HubError, retried
+from .model_repo import _hashes
+
+__all__ = ["push_space"]
+
+
+def push_space(folder: Path, repo: str, *, private: bool = False, token: str | None = None) -> str:
+    """Push a folder as a Gradio Space; what an earlier push left and the folder lacks goes.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        What :func:`ct_video_hf.demo.space.write_space` wrote.
+    repo : str
+        ``user/name``; made where it is not there.
+    private : bool
+        Whether the Space is made private; one that is public already is refused then.
+    token : str, optional
+
+    Returns
+    -------
+    str
+        The commit.
+
+    Raises
+    ------
+    HubError
+        What the Hub refuses, and files that are not there afterwards as they were sent.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    api, what = HfApi(token=token), f"push to Space {repo}"
+    kind = {"repo_type": "space"}
+    made = {"space_sdk": "gradio", "private": private, "exist_ok": True}
+    retried(lambda: api.create_repo(repo, **kind, **made), what)
+    if private and not retried(lambda: api.space_info(repo), what).private:
+        raise HubError(f"{what}: the Space is public and a private one was asked for.")
+    paths = {
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    added = [CommitOperationAdd(name, str(path)) for name, path in sorted(paths.items())]
+
+    def tree(revision: str) -> dict[str, str]:
+        entries = api.list_repo_tree(repo, recursive=True, revision=revision, **kind)
+        return {
+            entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id
+            for entry in entries
+            if hasattr(entry, "blob_id")
+        }
+
+    def commit() -> Any:
+        gone = sorted(tree("main").keys() - paths.keys() - {".gitattributes"})
+        operations = [*added, *map(CommitOperationDelete, gone)]
+        return api.create_commit(repo, operations, commit_message="The demo", **kind)
+
+    oid = retried(commit, what).oid
+    after = retried(lambda: tree(oid), what)
+    wrong = [name for name, path in paths.items() if after.get(name) not in _hashes(path)]
+    if wrong:
+        raise HubError(f"{what}: {len(wrong)} files are not there as sent, such as {wrong[0]}.")
+    return oid
