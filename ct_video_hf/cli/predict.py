@@ -21,6 +21,9 @@ then 1. The study score comes from the clip scores by the rule that the model wa
 which the output names. It is calibrated where the model folder has a calibration, which the output
 says as well.
 
+Started by "accelerate launch -m ct_video_hf predict ...", each process takes its part of the
+studies, on a GPU of its own where there is one for each; the first writes all of them in order.
+
 Not for clinical use.
 """
 
@@ -96,6 +99,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=_positive, default=4, metavar="N", help="clips at a time (%(default)s)"
     )
     parser.add_argument(
+        "--tta",
+        choices=("flips",),
+        help="test-time augmentation: mean of the logits as it is and mirrored left to right",
+    )
+    parser.add_argument(
         "--include-ids",
         action="store_true",
         help="give the SOP Instance UIDs of the key slices (identifiers) in the JSON",
@@ -107,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
     from ..files import check_writable
     from ..inference import find_studies, pipeline, write_predictions
     from ..inference.evidence import evidence_of
+    from ..inference.processes import Processes
 
     if args.overlay and args.saliency is None:
         args.wrong_use("--overlay says what --saliency DIR writes, which is not given")
@@ -114,33 +123,41 @@ def run(args: argparse.Namespace) -> int:
     for folder in (args.out and args.out.parent, args.pictures, args.html, args.saliency):
         if folder is not None:
             check_writable(folder)
+    processes = Processes()
+    mine = processes.mine(studies)
     predict = pipeline(
         args.model,
         revision=args.revision,
-        device=args.device,
+        device=args.device or processes.device,
         dtype=args.dtype,
         policy=args.policy,
         batch_size=args.batch_size,
         stride=args.stride,
         label=args.label,
         backend=args.backend,
+        tta=args.tta,
     )
     if args.saliency is not None:
         evidence_of(predict.model)  # refuses a network of an unknown kind before the work
     answers, rows = [], []
     outcomes = predict.predict_many(
-        [study.path for study in studies],
+        [study.path for study in mine],
         include_ids=args.include_ids,
-        progress=not args.quiet,
+        progress=not args.quiet and processes.first,
         keep_volumes=any((args.pictures, args.html, args.saliency)),
     )
     try:
-        for study, outcome in zip(studies, outcomes, strict=True):
+        for study, outcome in zip(mine, outcomes, strict=True):
             _take(args, study.name, outcome, answers, rows)
             if args.saliency is not None and outcome.error is None:
                 answers[-1]["saliency"] = _saliency(args, predict, study, outcome.volume)
     except KeyboardInterrupt:
-        return _stopped(args, rows, len(studies))
+        return _stopped(args, rows, len(mine), processes.rank)
+    found = processes.merged(list(zip(answers, rows, strict=True)))
+    processes.close()
+    if not processes.first:
+        return 0
+    answers, rows = ([pair[part] for pair in found] for part in (0, 1))
     if args.out is not None:
         write_predictions(rows, args.out)
     _answer(args, answers, rows)
@@ -165,13 +182,13 @@ def _take(args: argparse.Namespace, name: str, outcome: Any, answers: list, rows
         _report(args.html, name, outcome)
 
 
-def _stopped(args: argparse.Namespace, rows: list[dict[str, Any]], wanted: int) -> int:
+def _stopped(args: argparse.Namespace, rows: list[dict[str, Any]], wanted: int, rank: int) -> int:
     """Keep what is finished under another name, so that nobody takes it for the whole."""
     from ..inference import write_predictions
 
     kept = ""
     if args.out is not None and rows:
-        partial = args.out.with_name(f"{args.out.stem}.partial.csv")
+        partial = args.out.with_name(f"{args.out.stem}.partial{rank or ''}.csv")
         kept = f"; they are in {write_predictions(rows, partial)}"
     print(f"stopped after {len(rows)} of {wanted} studies{kept}", file=sys.stderr)
     return 130

@@ -9,13 +9,18 @@ import torch
 from ..errors import CTVideoError
 
 __all__ = [
+    "TTA",
     "check_choices",
+    "check_tta",
     "choose_device",
     "choose_dtype",
     "choose_label",
     "label_names",
     "place_model",
 ]
+
+#: Test-time augmentations, in words for a result.
+TTA = {None: None, "flips": "mean of the logits as it is and mirrored left to right"}
 
 _DTYPES = {
     "float32": torch.float32,
@@ -52,6 +57,12 @@ def check_choices(policy: str, batch_size: int, stride: int | None, num_frames: 
             f"stride {stride} exceeds the clip length {num_frames}: slices between the clips would "
             "never be read."
         )
+
+
+def check_tta(tta: str | None) -> None:
+    """Refuse a test-time augmentation that is not in :data:`TTA`."""
+    if tta not in TTA:
+        raise CTVideoError(f"tta is {tta!r}; allowed: flips, or None for none.")
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

@@ -21,7 +21,9 @@ from ..progress import Progress
 from .backends import choose_backend
 from .batch import Batch
 from .choices import (
+    TTA,
     check_choices,
+    check_tta,
     choose_device,
     choose_dtype,
     choose_label,
@@ -52,6 +54,7 @@ def pipeline(
     stride: int | None = None,
     label: str | int | None = None,
     backend: str = "auto",
+    tta: str | None = None,
 ) -> CTVideoPipeline:
     """Load a model for whole-study prediction.
 
@@ -77,6 +80,9 @@ def pipeline(
     backend : {"auto", "eager", "fast"}
         What computes the network, see :func:`.backends.choose_backend`; a result's ``backend``
         and ``precision`` say what did.
+    tta : {"flips"}, optional
+        Test-time augmentation: score each study as it is and mirrored left to right, and take the
+        mean of the logits; twice the work. A calibration does not hold for it.
 
     Returns
     -------
@@ -102,6 +108,7 @@ def pipeline(
         stride=stride,
         label=label,
         backend=backend,
+        tta=tta,
     )
 
 
@@ -124,12 +131,15 @@ class CTVideoPipeline:
         stride: int | None = None,
         label: str | int | None = None,
         backend: str = "auto",
+        tta: str | None = None,
     ) -> None:
         check_choices(policy, batch_size, stride, loaded.processor.num_frames)
+        check_tta(tta)
         self.loaded = loaded
         self.processor = loaded.processor
         self.policy = policy
         self.stride = stride
+        self.tta = tta
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
         self.model = place_model(loaded.model, self.device, self.dtype)
@@ -146,8 +156,9 @@ class CTVideoPipeline:
             batch_size=batch_size,
             stride=stride,
             name=loaded.name,
+            flips=tta == "flips",
         )
-        self._not_calibrated = why_not_calibrated(loaded, self.labels, stride)
+        self._not_calibrated = why_not_calibrated(loaded, self.labels, stride, tta)
 
     def __call__(
         self,
@@ -299,6 +310,7 @@ class CTVideoPipeline:
                 study, self.loaded, self.labels, self.label, self._not_calibrated
             ),
             "aggregation": describe_aggregation(*self.loaded.aggregation),
+            "test_time_augmentation": TTA[self.tta],
             "clips": clips,
             "key_slices": keys,
             "key_slice_rule": rule,

@@ -61,8 +61,10 @@ def study_probabilities(
     return found
 
 
-def why_not_calibrated(loaded: LoadedModel, labels: list[str], stride: int | None) -> str | None:
-    """Why the model's calibration does not hold for clips ``stride`` apart; None: it does."""
+def why_not_calibrated(
+    loaded: LoadedModel, labels: list[str], stride: int | None, tta: str | None = None
+) -> str | None:
+    """Why the model's calibration does not hold for what is done; None: it does."""
     calibration, processor = loaded.calibration, loaded.processor
     if calibration is None:
         return "the model has none"
@@ -70,6 +72,8 @@ def why_not_calibrated(loaded: LoadedModel, labels: list[str], stride: int | Non
         return "it is for one label, and the model has several"
     if (calibration.aggregation, calibration.top_k) != loaded.aggregation:
         return "it was fitted for another rule of study scores"
+    if tta is not None:
+        return "it was fitted without test-time augmentation"
     usual = processor.stride or processor.num_frames
     if stride not in (None, usual):
         return f"it was fitted for clips {usual} slices apart"

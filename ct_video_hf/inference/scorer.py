@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -70,6 +70,8 @@ class ClipScorer:
         How errors name the network.
     share : bool
         False computes every clip on its own.
+    flips : bool
+        Score the study as it is and mirrored left to right; logits and activations are the means.
     """
 
     model: torch.nn.Module
@@ -82,6 +84,7 @@ class ClipScorer:
     stride: int | None
     name: str
     share: bool = True
+    flips: bool = False
 
     @property
     def shares(self) -> bool:
@@ -119,21 +122,14 @@ class ClipScorer:
             A score that is no number.
         """
         begin, prepared = time.perf_counter(), timings["prepare"]
-        frames = self.processor.num_frames
-        every, along = None, None
-        with counter(len(starts), progress, unit="clip") as advance, self.arithmetic():
-            window = self.window(planes, starts, timings)
-            for first in range(0, len(starts), self.batch_size):
-                batch = starts[first : first + self.batch_size]
-                scores, activation = self._batch(window.clips(batch, frames))
-                if every is None:  # small blocks kept between large ones would pin their memory
-                    every = np.empty((len(starts), *scores.shape[1:]))
-                    if activation is not None:
-                        along = np.empty((len(starts), *activation.shape[1:]), activation.dtype)
-                every[first : first + len(batch)] = scores
-                if along is not None:
-                    along[first : first + len(batch)] = activation
-                advance(len(batch))
+        views = [planes, planes[..., ::-1]] if self.flips else [planes]
+        total = len(views) * len(starts)
+        with counter(total, progress, unit="clip") as advance, self.arithmetic():
+            found = [self._view(view, starts, timings, advance) for view in views]
+        every = np.mean([logits for logits, _ in found], axis=0)
+        along = None
+        if found[0][1] is not None:  # mirrored planes stand in the same order
+            along = np.mean([activation for _, activation in found], axis=0)
         setup, self.backend.setup_seconds = self.backend.setup_seconds, 0.0
         timings["setup"] += setup
         apart = timings["prepare"] - prepared + setup
@@ -143,7 +139,31 @@ class ClipScorer:
                 f"The network {self.name} gave a score that is no number, in "
                 f"{self.backend.precision}. Its weights are damaged, or need float32."
             )
-        return ClipScores(np.minimum(len(planes) - starts, frames), every, along)
+        lengths = np.minimum(len(planes) - starts, self.processor.num_frames)
+        return ClipScores(lengths, every, along)
+
+    def _view(
+        self,
+        planes: np.ndarray,
+        starts: np.ndarray,
+        timings: dict[str, float],
+        advance: Callable[[int], None],
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Logits and activations of all clips of these planes."""
+        frames, every, along = self.processor.num_frames, None, None
+        window = self.window(planes, starts, timings)
+        for first in range(0, len(starts), self.batch_size):
+            batch = starts[first : first + self.batch_size]
+            scores, activation = self._batch(window.clips(batch, frames))
+            if every is None:  # small blocks kept between large ones would pin their memory
+                every = np.empty((len(starts), *scores.shape[1:]))
+                if activation is not None:
+                    along = np.empty((len(starts), *activation.shape[1:]), activation.dtype)
+            every[first : first + len(batch)] = scores
+            if along is not None:
+                along[first : first + len(batch)] = activation
+            advance(len(batch))
+        return every, along
 
     def clips(self, pixel_values: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
         """Logits (clip, label) and activations (clip, frame) of processed clips."""

@@ -189,7 +189,7 @@ def test_bfloat16_is_said_and_close(model_folder):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("batch_size", 0), ("stride", 0), ("stride", 99), ("policy", "lenient"),
+    [("tta", "turns"), ("batch_size", 0), ("stride", 0), ("stride", 99), ("policy", "lenient"),
      ("dtype", "int8"), ("dtype", "float16"), ("device", "abacus"), ("label", 3)],
 )  # fmt: skip
 def test_wrong_options_are_refused(model_folder, option, value):
@@ -242,6 +242,7 @@ def test_the_models_calibration_is_used_and_said(tmp_path):
     ("changes", "options", "words"),
     [
         ({}, {"stride": 4}, "clips 8 slices apart"),
+        ({}, {"tta": "flips"}, "without test-time augmentation"),
         ({"aggregation": "noisy_or"}, {}, "another rule"),
     ],
 )
@@ -259,3 +260,25 @@ def test_a_damaged_calibration_is_no_silent_none(tmp_path):
     (folder / "calibration.json").write_text('{"method": "temperature"}')
     with pytest.raises(CTVideoError, match=r"calibration\.json is no calibration"):
         ct_video_hf.pipeline(folder, device="cpu")
+
+
+def test_flips_are_the_mean_of_both_sides_and_said(model_folder):
+    hu = chest_hu(40)
+    mirrored = volume_of(hu[..., ::-1].copy())
+    predict = ct_video_hf.pipeline(model_folder, device="cpu", batch_size=3)
+    one, other = (
+        np.array([log_odds(clip["score"]) for clip in predict(volume)["clips"]])
+        for volume in (volume_of(hu), mirrored)
+    )
+    flips = ct_video_hf.pipeline(model_folder, device="cpu", tta="flips")
+    result = flips(volume_of(hu))
+    found = np.array([log_odds(clip["score"]) for clip in result["clips"]])
+    np.testing.assert_allclose(found, (one + other) / 2, atol=1e-5)
+    assert np.abs(one - other).max() > 1e-3  # otherwise nothing above could fail
+    assert "mirrored left to right" in result["test_time_augmentation"]
+    assert flips(mirrored)["study_logit"] == pytest.approx(result["study_logit"], abs=1e-5)
+    assert predict(mirrored)["test_time_augmentation"] is None
+
+
+def log_odds(score):
+    return float(np.log(score) - np.log1p(-score))
