@@ -99,6 +99,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=_positive, default=4, metavar="N", help="clips at a time (%(default)s)"
     )
     parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="one more model of the same labels, for an ensemble: each scan is read once, and the "
+        "probabilities are averaged; may be given again",
+    )
+    parser.add_argument(
         "--tta",
         choices=("flips",),
         help="test-time augmentation: mean of the logits as it is and mirrored left to right",
@@ -114,20 +122,21 @@ def run(args: argparse.Namespace) -> int:
     """Predict; 0 when every study could be read, 1 otherwise."""
     from ..files import check_writable
     from ..inference import find_studies, pipeline, write_predictions
+    from ..inference.ensemble import CTVideoEnsemble
     from ..inference.evidence import evidence_of
     from ..inference.processes import Processes
 
     if args.overlay and args.saliency is None:
         args.wrong_use("--overlay says what --saliency DIR writes, which is not given")
+    if args.also and args.saliency is not None:
+        args.wrong_use("--saliency is about one model; leave --also out")
     studies = find_studies(args.paths)
     for folder in (args.out and args.out.parent, args.pictures, args.html, args.saliency):
         if folder is not None:
             check_writable(folder)
     processes = Processes()
     mine = processes.mine(studies)
-    predict = pipeline(
-        args.model,
-        revision=args.revision,
+    options = dict(
         device=args.device or processes.device,
         dtype=args.dtype,
         policy=args.policy,
@@ -137,6 +146,10 @@ def run(args: argparse.Namespace) -> int:
         backend=args.backend,
         tta=args.tta,
     )
+    predict = pipeline(args.model, revision=args.revision, **options)
+    if args.also:
+        others = [pipeline(model, **options) for model in args.also]
+        predict = CTVideoEnsemble([predict, *others])
     if args.saliency is not None:
         evidence_of(predict.model)  # refuses a network of an unknown kind before the work
     answers, rows = [], []
