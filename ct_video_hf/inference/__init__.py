@@ -1,5 +1,6 @@
 """Whole-study prediction: scan in, study probability with clip scores and key slices out."""
 
+from .ensemble import CTVideoEnsemble
 from .html_report import render_report, write_html_report
 from .loading import LoadedModel, ModelLoadError, load_model
 from .pictures import study_figure
@@ -11,6 +12,7 @@ from .studies import Study, find_studies
 from .tables import prediction_row, write_predictions
 
 __all__ = [
+    "CTVideoEnsemble",
     "CTVideoPipeline",
     "LoadedModel",
     "ModelLoadError",
