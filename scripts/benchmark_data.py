@@ -101,12 +101,42 @@ def one_thread(scans: list[Path], out: Path) -> None:
         prepare_study(task, os.fspath(out / f"{number}.arrow"))
 
 
+def spin(kind: str, seconds: float = 0.5) -> float:
+    """Rounds a second of arithmetic in Python (``cpu``), or of copying 40 MB (``memory``)."""
+    import numpy as np
+
+    one, other = (np.ones(20_000_000, np.uint16) for _ in range(2))
+    rounds, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        if kind == "memory":
+            np.copyto(other, one)
+        else:
+            sum(number * number for number in range(20_000))
+        rounds += 1
+    return rounds / (time.perf_counter() - began)
+
+
+def machine_bound(processes: int) -> dict[str, float]:
+    """How many times one process several of them do on this machine, whatever the program."""
+    from joblib import Parallel, delayed
+
+    found = {}
+    for kind in ("cpu", "memory"):
+        ratios = []
+        for _ in range(4):  # the first one starts the processes
+            alone = Parallel(processes)([delayed(spin)(kind)])[0]
+            together = Parallel(processes)(delayed(spin)(kind) for _ in range(processes))
+            ratios.append(sum(together) / alone)
+        found[kind] = round(statistics.median(ratios[1:]), 2)
+    return found
+
+
 def time_preparing(repeats: int) -> dict:
     """Seconds a study: the published way, one of our processes, one thread of it, two workers."""
     import cv2
 
     cv2.setNumThreads(1)
-    studies = 12
+    studies = 24  # so many that starting and finishing a set do not count
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         scans = write_scans(folder / "scans", studies, 300)
@@ -135,6 +165,7 @@ def time_preparing(repeats: int) -> dict:
     scaling = found["one thread"] / found["two workers"]
     return {
         "seconds_a_study": {way: round(value, 4) for way, value in found.items()},
+        f"times_one_process_by_{cores}": machine_bound(cores),
         "all_seconds": {way: [round(v, 4) for v in values] for way, values in times.items()},
         "goals": [
             _goal("times the published way, one process", ratio, GOALS["prepare"]),
