@@ -22,7 +22,9 @@ Not for clinical use.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.epilog = _EPILOG
-    parser.add_argument("model_dir", metavar="MODEL_DIR", type=Path, help="model folder")
+    parser.add_argument("model_dir", metavar="MODEL_DIR", type=Path, nargs="?", help="model folder")
+    parser.add_argument("--registry", type=Path, metavar="DIR", help="write a card for every "
+                        "backbone of the registry into DIR; nothing is downloaded")  # fmt: skip
     parser.add_argument("--check", action="store_true", help="check the card and the folder")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: README.md in MODEL_DIR")
     parser.add_argument("--model-id", metavar="ID", help="Hub id that the card's code loads")
@@ -34,6 +36,10 @@ def run(args: argparse.Namespace) -> int:
     """Render or check; 0 when all is well."""
     from ..errors import CTVideoError
 
+    if (args.model_dir is None) == (args.registry is None):
+        args.wrong_use("MODEL_DIR is needed, or --registry DIR")
+    if args.registry is not None:
+        return _registry(args)
     if not args.model_dir.is_dir():
         raise CTVideoError(f"There is no model folder {args.model_dir.name!r} at the path given.")
     if args.check:
@@ -44,6 +50,17 @@ def run(args: argparse.Namespace) -> int:
         args.model_dir, model_id=args.model_id, license=args.license, out=args.out
     )
     print(json.dumps({"card": str(path)}) if args.json else f"card: {path}")
+    return 0
+
+
+def _registry(args: argparse.Namespace) -> int:
+    if args.check or args.out or args.model_id or args.license:
+        args.wrong_use("--registry takes no option of a model folder")
+    from ..hub.card_registry import write_registry_cards
+
+    paths = write_registry_cards(args.registry)
+    answer = json.dumps({"cards": [str(path) for path in paths]})
+    print(answer if args.json else f"{len(paths)} cards in {args.registry}")
     return 0
 
 

@@ -40,6 +40,12 @@ def conversion_words(facts: dict[str, Any]) -> str:
     """How the folder was made."""
     which = "every weight" if facts["head"] == "kept" else "every weight outside the classifier"
     words = f"Not trained here: converted from a checkpoint, {which} loaded by name and shape."
+    if facts.get("interpolated"):
+        words += f" Learned positions ({len(facts['interpolated'])} tensors, such as "
+        words += f"`{facts['interpolated'][0]}`) were interpolated linearly to this clip."
+    if facts.get("new_parts"):
+        words += " The checkpoint lacks these parts, which start at random: "
+        words += ", ".join(f"`{part}`" for part in facts["new_parts"]) + "."
     if facts["channel_inflation"] == "sum":
         words += " The first layer's weights were summed over the published channels and shared out"
         words += " evenly; mean and standard deviation are the average over those channels."

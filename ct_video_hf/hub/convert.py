@@ -144,10 +144,32 @@ def _facts(record, given: str, source: Path, model, keep_head: bool, inflation: 
         "published": None if published is None else dataclasses.asdict(published),
         "head": "kept" if keep_head else "new",
         "labels": model.config.num_labels,
+        **_changed(record, source, model),
         "channel_inflation": inflation if model.config.num_channels != 3 else None,
         "parameters": sum(value.numel() for value in model.parameters()),
         "versions": {"ct_video_hf": __version__, **_versions()},
     }
+
+
+def _changed(record, source: Path, model) -> dict[str, list[str]]:
+    """Weights that were interpolated to another grid, and parts that the checkpoint lacks."""
+    from ..models.weights import read_checkpoint, to_our_keys
+
+    own = model.state_dict()
+    given = to_our_keys(read_checkpoint(source), record, own)
+    return {
+        "interpolated": sorted(
+            key
+            for key, value in given.items()
+            if key in own and value.shape != own[key].shape
+            and key not in record.input_keys and not key.startswith("classifier.")
+        ),
+        "new_parts": [
+            part.rstrip(".")
+            for part in record.new_parts
+            if not any(key.startswith(part) for key in given)
+        ],
+    }  # fmt: skip
 
 
 def _recognise(record, digest: str) -> tuple[str | None, bool | None]:

@@ -301,3 +301,23 @@ def test_torchvisions_class_names_come_along():
     assert "id2label" not in _published_labels(
         400, 1, get_backbone("slow_r50").weights["kinetics"], {}
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("mvit_b_32x3", ["--num-frames", "16"], "Learned positions (1 tensors"),
+        ("lrcn_resnet18", [], "The checkpoint lacks these parts, which start at random: `"),
+    ],
+)
+def test_interpolated_positions_and_new_parts_are_on_the_card(name, options, words, tmp_path):
+    path = tmp_path / "weights.pyth"
+    state = published_file(name)[0].state_dict()
+    torch.save({key: value for key, value in state.items() if not key.startswith("gru.")}, path)
+    with small_row(name):
+        assert main(["convert", name, str(path), str(tmp_path / "out"), *options, "-q"]) == 0
+    facts = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert bool(facts["interpolated"]) == bool(options)
+    assert bool(facts["new_parts"]) != bool(options)
+    assert words in (tmp_path / "out" / "README.md").read_text()
+    assert check_model_card(tmp_path / "out") == []
