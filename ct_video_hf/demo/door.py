@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -37,12 +38,59 @@ class Door:
         elif upload and not self.store.room_for(length):
             words = "Too many uploads are under way. Try again in a few minutes."
             await _refuse(503, words)(scope, receive, send)
-        else:
+        elif upload:
             await self.app(scope, _counted(receive, most), send)
+        else:
+            body = await _whole(_counted(receive, most))
+            if _names_an_address(body):
+                words = "Addresses are not fetched. Upload the scan."
+                await _refuse(422, words)(scope, receive, send)
+            else:
+                await self.app(scope, _again(body, receive), send)
 
 
 def _refuse(status: int, words: str) -> JSONResponse:
     return JSONResponse({"detail": words, "error": words}, status_code=status)
+
+
+async def _whole(receive: Any) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message["type"] == "http.request" and message.get("more_body", False)
+    return body
+
+
+def _again(body: bytes, receive: Any) -> Any:
+    """``receive`` that gives a body that was read already, and then what follows."""
+    given = False
+
+    async def again() -> dict[str, Any]:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+def _names_an_address(body: bytes) -> bool:
+    """Whether a file is named by an address, which Gradio would fetch for whoever asks."""
+    try:
+        waiting = [json.loads(body)]
+    except (ValueError, RecursionError):
+        return False
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if "://" in str(part.get("path", "")):
+                return True
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+    return False
 
 
 def _counted(receive: Any, most: int) -> Any:

@@ -186,6 +186,15 @@ def test_only_what_was_uploaded_is_read(visitor, place):
     assert "ct-viewer" not in html
 
 
+def test_no_address_is_fetched(visitor):
+    for place in ("http://127.0.0.1:1/scan.zip", "https://hub.example/scan.zip"):
+        data = [[{"path": place, "meta": {"_type": "gradio.FileData"}}], "strict"]
+        body = {"fn_index": 1, "data": data, "session_hash": visitor.session}
+        answer = visitor.http.post("/gradio_api/queue/join", json=body)
+        assert answer.status_code == 422
+        assert "not fetched" in answer.text
+
+
 def test_an_upload_that_is_gone_is_told_without_its_name(demo, visitor, tmp_path):
     uploads = visitor.upload(excerpt(tmp_path, f"{NAME}.zip"))
     Path(uploads[0]["path"]).unlink()
