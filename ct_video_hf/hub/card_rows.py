@@ -225,6 +225,10 @@ def training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
         for name, words in _TRAINING_OPTIONS.items()
         if name in arguments and _matters(name, arguments)
     ]
+    if training.get("probe"):
+        words = "linear head alone, fitted on cached features; its L2 penalty, of"
+        tried = _plain(training["probe"]["penalties"])
+        rows.append((f"{words} {tried}", _plain(training["probe"]["penalty"])))
     for name, words in (
         ("global_batch_size", "clips in a step"),
         ("epochs_run", "epochs run"),

@@ -87,6 +87,7 @@ def test_the_probes_predictions_are_those_of_the_network_with_its_head(start, tm
     assert check_model_card(out) == []
     record = json.loads((out / "training_config.json").read_text())
     assert record["probe"]["penalty"] in record["probe"]["penalties"]
+    assert "| linear head alone, fitted on cached features" in (out / "README.md").read_text()
     again = tmp_path / "again"
     line = ["evaluate", str(out), str(start / "set"), "--out", str(again), "--device", "cpu", "-q"]
     assert main([*line, "--resamples", "50"]) == 0
