@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     from ..files import check_writable
     from ..inference import find_studies, pipeline, write_predictions
     from ..inference.ensemble import CTVideoEnsemble
-    from ..inference.evidence import evidence_of
+    from ..inference.evidence import way_of
     from ..inference.processes import Processes
 
     if args.overlay and args.saliency is None:
@@ -151,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
         others = [pipeline(model, **options) for model in args.also]
         predict = CTVideoEnsemble([predict, *others])
     if args.saliency is not None:
-        evidence_of(predict.model)  # refuses a network of an unknown kind before the work
+        way_of(predict.model)  # refuses a network of an unknown kind before the work
     answers, rows = [], []
     outcomes = predict.predict_many(
         [study.path for study in mine],

@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import CTVideoError
 from ..models.slowfast import slow_frames
 
-__all__ = ["Cells", "cells_of", "linear_weights"]
+__all__ = ["Cells", "cells_of", "linear_weights", "token_cells"]
 
 
 @dataclass(frozen=True)
@@ -150,11 +150,29 @@ def cells_of(config: Any, frames: int, grid: Sequence[int]) -> list[Cells]:
             f"Where the cells of a network of type {config.model_type!r} lie is not known, so that "
             f"no map can be made of it. Known are: {', '.join(sorted(_AXES))}."
         )
-    (step, first), (side, corner) = axes(config)
-    rows, columns = (corner + side * np.arange(count, dtype=float) for count in grid[1:])
+    along, across = axes(config)
+    rows, columns = (_places(across, count) for count in grid[1:])
     if config.model_type == "ct_slowfast":
         return _pathways(config, frames, grid[0], rows, columns)
-    return [Cells(first + step * np.arange(grid[0], dtype=float), rows, columns, slice(None))]
+    return [Cells(_places(along, grid[0]), rows, columns, slice(None))]
+
+
+def token_cells(config: Any, grid: Sequence[int]) -> list[Cells]:
+    """As :func:`cells_of`, of the first tokens of an attention network."""
+    kind = config.model_type
+    if kind == "ct_video_swin":
+        along, across = _patches(*config.patch_size[:2])
+    elif kind.startswith("ct_mvit"):
+        along, across = _centred(*config.patch_stride[:2])
+    else:
+        along, across = _tokens(config)
+    rows, columns = (_places(across, count) for count in grid[1:])
+    return [Cells(_places(along, grid[0]), rows, columns, slice(None))]
+
+
+def _places(axis: tuple[int, float], count: int) -> np.ndarray:
+    step, first = axis
+    return first + step * np.arange(count, dtype=float)
 
 
 def _pathways(

@@ -11,14 +11,16 @@ import torch
 
 from ..errors import CTVideoError
 from ..models.base import CTVideoClassifier
-from .cells import cells_of
+from ..models.transformers_video import FAMILIES
+from .cells import Cells, cells_of, token_cells
 from .localization import along_frames, contributions
 from .results import log_odds
+from .tokens import TOKENS, is_attention, token_contributions
 
 if TYPE_CHECKING:
     from .scorer import ClipScorer
 
-__all__ = ["HIRESCAM", "Evidence", "evidence_of"]
+__all__ = ["HIRESCAM", "Evidence", "Way", "way_of"]
 
 HIRESCAM = "HiResCAM (gradient times feature on the last grid, arXiv 2011.08891)"
 
@@ -46,32 +48,63 @@ class Evidence:
     columns: np.ndarray
 
 
-def evidence_of(
-    model: torch.nn.Module,
-) -> tuple[str, Callable[[ClipScorer, torch.Tensor], Evidence]]:
-    """How a network is explained: the name of the way, and the function from clips to evidence.
+@dataclass(frozen=True)
+class Way:
+    """A way of explaining.
+
+    Attributes
+    ----------
+    name : str
+        For results.
+    evidence : callable
+        From a scorer and clips as its window cuts them to :class:`Evidence`.
+    most_clips : int or None
+        Clips of a study that are explained, those with the highest scores; None for all.
+    eager : bool
+        Whether the network is computed by PyTorch as it is, whatever the backend.
+    """
+
+    name: str
+    evidence: Callable[[ClipScorer, torch.Tensor], Evidence]
+    most_clips: int | None = None
+    eager: bool = False
+
+
+def way_of(model: torch.nn.Module) -> Way:
+    """How a network is explained.
 
     Raises
     ------
     CTVideoError
         A network of a kind that nothing is known about.
     """
+    if is_attention(model.config):
+        return Way(TOKENS, _by_tokens, most_clips=8, eager=True)
     if isinstance(model, CTVideoClassifier):
-        return HIRESCAM, _by_grid
-    raise CTVideoError(f"No map can be made of a network of type {model.config.model_type!r}.")
+        return Way(HIRESCAM, _by_grid)
+    known = ", ".join(family.title for family in FAMILIES.values())
+    raise CTVideoError(
+        f"No map can be made of a network of type {model.config.model_type!r}; it can of this "
+        f"package's networks and of {known}."
+    )
 
 
 def _by_grid(scorer: ClipScorer, clips: torch.Tensor) -> Evidence:
     logits, values = contributions(scorer.model, scorer.parts(clips), scorer.label)
-    return _evidence(scorer, logits, values, clips.shape[1])
+    cells = cells_of(scorer.model.config, clips.shape[1], values.shape[2:])
+    return _evidence(scorer, logits, values, cells, clips.shape[1])
+
+
+def _by_tokens(scorer: ClipScorer, clips: torch.Tensor) -> Evidence:
+    logits, values = token_contributions(scorer.model, clips, scorer.label)
+    cells = token_cells(scorer.model.config, values.shape[2:])
+    return _evidence(scorer, logits, values, cells, clips.shape[1])
 
 
 def _evidence(
-    scorer: ClipScorer, logits: torch.Tensor, values: torch.Tensor, frames: int
+    scorer: ClipScorer, logits: torch.Tensor, values: torch.Tensor, cells: list[Cells], frames: int
 ) -> Evidence:
-    config = scorer.model.config
-    cells = cells_of(config, frames, values.shape[2:])
-    scores = log_odds(logits.double().cpu().numpy(), config.problem_type)
+    scores = log_odds(logits.double().cpu().numpy(), scorer.model.config.problem_type)
     return Evidence(
         scores=scores[:, scorer.label],
         values=along_frames(values, cells, frames).cpu().numpy(),

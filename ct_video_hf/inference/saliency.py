@@ -14,6 +14,11 @@ suspect is faint, and within a study half as bright means half the evidence. Wha
 label is 0, and so is what no clip saw (outside of the crop). The map is about this network, not
 about disease: a bright place is where the score comes from, rightly or not.
 
+Convolutional networks are explained by HiResCAM on their last grid, which costs no more than a
+prediction. Attention networks (MViT, Video Swin, VideoMAE, V-JEPA 2, TimeSformer, ViViT) are by
+integrated gradients over their first tokens, some 25 times a prediction for each clip: of those
+only the eight clips with the highest scores are explained.
+
 The map is kept on the network's grid within the plane (``found.grid``, a few cells a slice) and
 brought to the scan's pixels plane by plane, so that a study of 1,500 slices takes megabytes until
 ``found.values`` is asked for. It is a map of the volume that was given; for a path, of the scan at
@@ -25,15 +30,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..progress import Progress, counter
+from .backends import EagerBackend
 from .cells import linear_weights
-from .evidence import Evidence, evidence_of
-from .results import sigmoid
+from .evidence import Evidence, Way, way_of
+from .results import log_odds, sigmoid
 
 if TYPE_CHECKING:
     import os
@@ -41,6 +48,7 @@ if TYPE_CHECKING:
     from ..dicom import CTVolume
     from ..models import CTVideoProcessor
     from .pipeline import CTVideoPipeline
+    from .scorer import ClipScorer
 
 __all__ = ["COMBINATION", "SaliencyMap", "plane_places", "study_saliency"]
 
@@ -77,7 +85,8 @@ class SaliencyMap:
     clips : list of dict
         For each clip ``start``, ``stop`` (half-open, slices of the scan), ``score`` (0..1),
         ``logit`` (the log-odds explained), ``strongest`` (the largest contribution of a cell, in
-        log-odds) and ``explained`` (the sum of all contributions, positive and negative).
+        log-odds) and ``explained`` (the sum of all contributions, positive and negative). The last
+        two are None for clips that were not explained, see :class:`.evidence.Way`.
     model : dict
         As in the pipeline's result.
     backend, precision : str
@@ -216,23 +225,26 @@ def study_saliency(
         Too few slices, values that are not Hounsfield units, or a network of a kind that nothing
         is known about.
     """
-    scorer = predictor.scorer
-    method, evidence = evidence_of(predictor.model)
+    scorer, way = predictor.scorer, way_of(predictor.model)
     frames = predictor.processor.num_frames
     starts, planes = predictor._prepare(volume)
+    chosen, others = _choose(scorer, way, planes, starts)
     places = plane_places(*volume.hu.shape[1:], predictor.processor)
     sheet: _Sheet | None = None
-    with counter(len(starts), progress, unit="clip") as advance, scorer.arithmetic():
-        window = scorer.window(planes, starts, {"prepare": 0.0})
-        for first in range(0, len(starts), scorer.batch_size):
-            batch = starts[first : first + scorer.batch_size]
-            found = evidence(scorer, window.clips(batch, frames))
+    with counter(len(chosen), progress, unit="clip") as advance, scorer.arithmetic():
+        window = scorer.window(planes, chosen, {"prepare": 0.0})
+        for first in range(0, len(chosen), scorer.batch_size):
+            batch = chosen[first : first + scorer.batch_size]
+            found = way.evidence(scorer, window.clips(batch, frames))
             if sheet is None:
                 cells = (found.rows, found.columns)
                 sheet = _Sheet(len(volume), *map(linear_weights, cells, places))
             for index, start in enumerate(batch.tolist()):
                 sheet.add(start, min(len(volume) - start, frames), found, index)
             advance(len(batch))
+    backend = predictor.backend
+    if way.eager:
+        backend = EagerBackend(predictor.model, predictor.device, predictor.dtype)
     return SaliencyMap(
         grid=sheet.scaled(),
         row_weights=sheet.weights[0],
@@ -240,13 +252,37 @@ def study_saliency(
         affine=volume.affine.copy(),
         source_index=list(volume.source_index),
         label=predictor.labels[predictor.label],
-        method=method,
+        method=way.name,
         scale=sheet.scale,
-        clips=sheet.clips,
+        clips=sorted([*sheet.clips, *others], key=itemgetter("start")),
         model=predictor.loaded.describe(),
-        backend=predictor.backend.name,
-        precision=predictor.backend.precision,
+        backend=backend.name,
+        precision=backend.precision,
     )
+
+
+def _choose(
+    scorer: ClipScorer, way: Way, planes: np.ndarray, starts: np.ndarray
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Starts of the clips to explain, ascending, and what is said of the others."""
+    if way.most_clips is None or len(starts) <= way.most_clips:
+        return starts, []
+    timings = dict.fromkeys(("prepare", "setup", "forward"), 0.0)
+    scores = scorer.study(planes, starts, timings, False)
+    logits = log_odds(scores.logits, scorer.model.config.problem_type)[:, scorer.label]
+    ranks = np.argsort(np.argsort(-logits, kind="stable"))
+    others = [
+        {
+            "start": int(starts[clip]),
+            "stop": int(starts[clip] + scores.lengths[clip]),
+            "score": sigmoid(float(logits[clip])),
+            "logit": float(logits[clip]),
+            "strongest": None,
+            "explained": None,
+        }
+        for clip in np.flatnonzero(ranks >= way.most_clips)
+    ]
+    return starts[ranks < way.most_clips], others
 
 
 class _Sheet:
