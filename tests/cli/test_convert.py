@@ -198,7 +198,7 @@ def test_bad_files_leave_nothing_behind(slow, tmp_path, capsys):
     assert main(["convert", "slow_r50", str(path), str(out)]) == 1
     assert "does not fit slow_r50" in capsys.readouterr().err
     assert main(["convert", "slow_r50", str(tmp_path / "none.pyth"), str(out)]) == 1
-    assert "neither a file or folder nor published weights" in capsys.readouterr().err
+    assert "neither a file or folder, nor a Hub id" in capsys.readouterr().err
     assert [item.name for item in tmp_path.iterdir()] == ["SLOW.pyth"]
 
 
