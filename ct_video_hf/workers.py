@@ -3,8 +3,8 @@
 A terminal sends Ctrl-C to every process of a command. A worker that answers it by itself prints a
 traceback and dies in the middle of its work, wherever that is; one that ignores it as its first act
 does so too late, for a new process imports for seconds before. The signal is therefore blocked in
-the parent while workers start: a new process inherits the mask, and a Ctrl-C that came meanwhile
-reaches the parent as soon as the block ends.
+the thread that starts workers: a new process inherits the mask, and a Ctrl-C that came meanwhile
+reaches the parent through another thread, or as soon as the block ends.
 """
 
 from __future__ import annotations
