@@ -88,7 +88,7 @@ def _json(name: str, data: bytes) -> list[str]:
     return problems + [f"it holds {hit}" for hit in hits]
 
 
-def _markdown(name: str, data: bytes) -> list[str]:
+def _words(name: str, data: bytes) -> list[str]:
     return _text(data)[1]
 
 
@@ -148,17 +148,13 @@ def _by_matplotlib(kind: bytes, body: bytes) -> bool:
     )
 
 
-def _yaml(name: str, data: bytes) -> list[str]:
-    return _text(data)[1]
-
-
 _RULES: dict[str, Callable[[str, bytes], list[str]]] = {
     ".json": _json,
-    ".md": _markdown,
+    ".md": _words,
     ".csv": _log,
     ".py": _code,
     ".png": _png,
-    ".yaml": _yaml,
+    ".yaml": _words,
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import os
 import re
 from dataclasses import asdict, dataclass
@@ -15,11 +14,11 @@ from .calls import HubError, retried
 from .card import ModelCardFacts, render_model_card
 from .card_check import check_card_text
 from .guard import Plan, plan_upload, refuse_private
+from .repo_files import hashes_of, hashes_on_hub
 
 __all__ = ["ModelPush", "files_on_hub", "is_on_hub", "open_model_repo", "push_model"]
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-_CHUNK = 1 << 20
 _EVAL_RESULTS = ".eval_results/ct_video_hf.yaml"
 
 
@@ -134,11 +133,11 @@ def files_on_hub(repo: str, token: str | None = None) -> dict[str, str]:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    api, told = HfApi(token=token), ModelPush(repo, "main", True, [], 0, [])
+    api = HfApi(token=token)
 
     def ask() -> dict[str, str]:
         try:
-            return _tree(api, told, "main")
+            return hashes_on_hub(api, repo, "main")
         except RepositoryNotFoundError:
             return {}
 
@@ -153,7 +152,7 @@ def is_on_hub(
     there = files_on_hub(repo, token)
     files = _plan(Path(folder), repo, license).files
     return there.keys() == files.keys() and all(
-        there[path] in _hashes(entry) for path, entry in files.items()
+        there[path] in hashes_of(entry) for path, entry in files.items()
     )
 
 
@@ -223,8 +222,8 @@ def _push(told: ModelPush, plan: Plan, message: str, token: str | None) -> Model
         for path, entry in sorted(plan.files.items())
     ]
     commit = retried(lambda: _commit(api, told, added, message), what)
-    after = retried(lambda: _tree(api, told, commit.oid), what)
-    wrong = [path for path, entry in plan.files.items() if after.get(path) not in _hashes(entry)]
+    after = retried(lambda: hashes_on_hub(api, told.repo, commit.oid), what)
+    wrong = [path for path, entry in plan.files.items() if after.get(path) not in hashes_of(entry)]
     if wrong:
         raise HubError(
             f"{what}: {len(wrong)} files on the Hub are not what was sent, such as {wrong[0]}. "
@@ -243,36 +242,13 @@ def _commit(api: Any, told: ModelPush, added: list[Any], message: str) -> Any:
     from huggingface_hub import CommitOperationDelete
 
     kept = {operation.path_in_repo for operation in added} | {".gitattributes"}
-    gone = sorted(_tree(api, told, told.revision).keys() - kept)
+    gone = sorted(hashes_on_hub(api, told.repo, told.revision).keys() - kept)
     return api.create_commit(
         told.repo,
         [*added, *map(CommitOperationDelete, gone)],
         commit_message=message,
         revision=told.revision,
     )
-
-
-def _tree(api: Any, told: ModelPush, revision: str) -> dict[str, str]:
-    """Path -> SHA-256 of a large file, git's SHA-1 of a small one."""
-    return {
-        entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id
-        for entry in api.list_repo_tree(told.repo, recursive=True, revision=revision)
-        if hasattr(entry, "blob_id")
-    }
-
-
-def _hashes(entry: Path | bytes) -> tuple[str, str]:
-    size = entry.stat().st_size if isinstance(entry, Path) else len(entry)
-    large, small = hashlib.sha256(), hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
-    if isinstance(entry, bytes):
-        large.update(entry)
-        small.update(entry)
-    else:
-        with entry.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                large.update(chunk)
-                small.update(chunk)
-    return large.hexdigest(), small.hexdigest()
 
 
 def _eval_results(facts: ModelCardFacts, dataset_id: str) -> bytes:

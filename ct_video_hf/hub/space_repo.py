@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .calls import HubError, retried
-from .model_repo import _hashes
+from .repo_files import hashes_of, hashes_on_hub
 
 __all__ = ["push_space"]
 
@@ -49,22 +49,15 @@ def push_space(folder: Path, repo: str, *, private: bool = False, token: str | N
     }
     added = [CommitOperationAdd(name, str(path)) for name, path in sorted(paths.items())]
 
-    def tree(revision: str) -> dict[str, str]:
-        entries = api.list_repo_tree(repo, recursive=True, revision=revision, **kind)
-        return {
-            entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id
-            for entry in entries
-            if hasattr(entry, "blob_id")
-        }
-
     def commit() -> Any:
-        gone = sorted(tree("main").keys() - paths.keys() - {".gitattributes"})
+        there = hashes_on_hub(api, repo, "main", "space")
+        gone = sorted(there.keys() - paths.keys() - {".gitattributes"})
         operations = [*added, *map(CommitOperationDelete, gone)]
         return api.create_commit(repo, operations, commit_message="The demo", **kind)
 
     oid = retried(commit, what).oid
-    after = retried(lambda: tree(oid), what)
-    wrong = [name for name, path in paths.items() if after.get(name) not in _hashes(path)]
+    after = retried(lambda: hashes_on_hub(api, repo, oid, "space"), what)
+    wrong = [name for name, path in paths.items() if after.get(name) not in hashes_of(path)]
     if wrong:
         raise HubError(f"{what}: {len(wrong)} files are not there as sent, such as {wrong[0]}.")
     return oid

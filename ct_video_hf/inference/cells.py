@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import CTVideoError
 from ..models.slowfast import slow_frames
 
-__all__ = ["Cells", "cells_of", "linear_weights", "token_cells"]
+__all__ = ["Cells", "cells_of", "linear_weights", "token_cells", "tubelet_of"]
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,16 @@ def _swin(config: Any) -> _Axes:
     return _patches(frames, rows * 2 ** (len(config.depths) - 1))
 
 
-def _tokens(config: Any) -> _Axes:
-    """transformers' video classifiers: tubelets of pixels."""
+def tubelet_of(config: Any) -> tuple[int, int]:
+    """Frames, and pixels of a side, that a token of transformers' video classifiers is made of."""
     tubelet, patch = getattr(config, "tubelet_size", 1), getattr(config, "patch_size", None)
     if isinstance(tubelet, Sequence):  # frames, rows, columns
-        return _patches(tubelet[0], tubelet[1])
-    return _patches(tubelet, patch[0] if isinstance(patch, Sequence) else patch)
+        return tubelet[0], tubelet[1]
+    return tubelet, patch[0] if isinstance(patch, Sequence) else patch
+
+
+def _tokens(config: Any) -> _Axes:
+    return _patches(*tubelet_of(config))
 
 
 _AXES: dict[str, Callable[[Any], _Axes]] = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from ..dicom.nifti import StoredGrid, stored_grid
+from ..dicom.nifti import SHEAR_COSINE, StoredGrid, stored_grid
 from ..errors import CTVideoError
 from ..files import replacing
 
@@ -24,8 +24,6 @@ __all__ = ["lies_on", "write_nifti"]
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 #: Corners of two grids that are the same differ by less (headers hold float32).
 _SAME_MM = 0.01
-#: Cosine between axes above which a grid has no quaternion (qform), as in reading.
-_SHEAR_COSINE = 1.7e-3
 
 
 def write_nifti(
@@ -85,7 +83,7 @@ class _Layout:
 def _volumes_own(saliency: SaliencyMap) -> _Layout:
     affine = _TO_RAS @ saliency.affine[:, [2, 1, 0, 3]]
     units = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    sheared = np.abs(units.T @ units - np.eye(3)).max() > _SHEAR_COSINE
+    sheared = np.abs(units.T @ units - np.eye(3)).max() > SHEAR_COSINE  # then it has no quaternion
     qform = (None, 0) if sheared else (affine, 1)
     return _Layout(saliency.shape[::-1], (2, 1, 0), (False,) * 3, (affine, 1), qform, "mm")
 

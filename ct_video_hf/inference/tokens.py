@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from ..models.base import CTVideoClassifier
+from .cells import tubelet_of
 from .localization import target_of
 
 __all__ = ["STEPS", "TOKENS", "is_attention", "token_contributions"]
@@ -119,10 +120,7 @@ def _on_grid(values: torch.Tensor, config: Any, clip: torch.Size) -> torch.Tenso
     if kind.startswith("ct_"):
         return values.reshape(len(values), 1, *config.patch_grid)
     batch, frames, _, rows, columns = clip
-    tubelet, patch = getattr(config, "tubelet_size", 1), getattr(config, "patch_size", None)
-    if not isinstance(tubelet, int):  # frames, rows, columns
-        tubelet, patch = tubelet[0], tubelet[1]
-    patch = patch if isinstance(patch, int) else patch[0]
+    tubelet, patch = tubelet_of(config)
     grid = (frames // tubelet, rows // patch, columns // patch)
     if kind == "timesformer":  # patch by patch, their frames innermost
         return values.reshape(batch, 1, *grid[1:], grid[0]).permute(0, 1, 4, 2, 3)
