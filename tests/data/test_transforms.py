@@ -300,7 +300,7 @@ def test_what_eight_bits_have_lost_is_refused(processor, clip):
     assert Augmentation().jitters is False
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["forkserver", "spawn"])
 def test_workers_augment_as_one_process_does(tmp_path, context):
     """The seed of an augmentation is (seed, epoch, clip): workers cannot repeat each other."""
     write_folder_set(tmp_path / "scans", studies=3)
