@@ -164,11 +164,8 @@ def _list_series(args: argparse.Namespace) -> int:
 def _inspect_set(path: Path, args: argparse.Namespace) -> int:
     from ..data import summarize_set
 
-    if args.report or args.picture:
-        written = _picture_set(path, args)
-    else:
-        written = []
-    summary = summarize_set(path)
+    summary, written = _picture_set(path, args) if args.report or args.picture else (None, [])
+    summary = summary or summarize_set(path)
     if args.json:
         _print_json(summary)
         return 0
@@ -178,7 +175,8 @@ def _inspect_set(path: Path, args: argparse.Namespace) -> int:
     return 0
 
 
-def _picture_set(path: Path, args: argparse.Namespace) -> list[str]:
+def _picture_set(path: Path, args: argparse.Namespace) -> tuple[dict, list[str]]:
+    """The counts of a set, and a line for each file that was written."""
     from ..data.overview import describe_set, save_contact_sheet
     from ..data.overview_page import save_page
 
@@ -188,7 +186,7 @@ def _picture_set(path: Path, args: argparse.Namespace) -> list[str]:
         written.append(f"report       {save_page(overview, args.report)}")
     if args.picture:
         written.append(f"picture      {save_contact_sheet(overview, args.picture)}")
-    return written
+    return overview.summary, written
 
 
 def _print_summary(summary: dict) -> None:

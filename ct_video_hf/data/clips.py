@@ -94,6 +94,7 @@ def build_clip_index(
     min_slices: int | None = None,
     short_lesions: bool = False,
     finding: int | None = None,
+    lenient: bool = False,
 ) -> ClipIndex:
     """Where the clips of a prepared set are and how they are labelled.
 
@@ -121,11 +122,14 @@ def build_clip_index(
         shorter than ``min_positive_slices``. Off, as in the paper: such lesions are missed.
     finding : int, optional
         Place of the label that makes a clip positive, for counts and sampling; any label when None.
+    lenient : bool
+        Who shows counts learns from the index alone what was left out: no warning is logged, and
+        where there is no clip the index is empty.
 
     Raises
     ------
     CTDataError
-        For parameters out of range, or when there is no clip at all.
+        For parameters out of range, or when there is no clip at all (unless ``lenient``).
     """
     stride = num_frames if stride is None else stride
     min_slices = (num_frames + 1) // 2 if min_slices is None else min_slices
@@ -142,10 +146,10 @@ def build_clip_index(
     small = dataset.select_columns(columns).with_format("arrow")[:]
     slices = _slice_counts(small["shape"])
     short = tuple(np.flatnonzero(slices < min_slices).tolist())
-    if short:
+    if short and not lenient:
         logger.warning("%d studies with fewer than %d slices have no clips", len(short), min_slices)
     study, start, length = _places(slices, min_slices, num_frames, stride, tail)
-    if len(study) == 0:
+    if len(study) == 0 and not lenient:
         raise CTDataError(
             f"{len(dataset)} studies give no clip of {num_frames} slices at stride {stride} with "
             f"tail {tail!r} and at least {min_slices} slices a study"
@@ -160,7 +164,7 @@ def build_clip_index(
         labels[unknown, place] = -1
         hopeless &= unknown
         weak |= by_study
-    if labels.shape[1] and weak.all():
+    if len(study) and labels.shape[1] and weak.all():
         logger.info("no slice labels: clips take the labels of their study")
     weight = small["weight"].to_numpy()[study]
     index = ClipIndex(
@@ -170,7 +174,8 @@ def build_clip_index(
     if certain.all():
         return index
     index = replace(index.select(certain), uncertain_clips=int((~certain).sum()))
-    logger.warning("%d clips of uncertain label are left out", index.uncertain_clips)
+    if not lenient:
+        logger.warning("%d clips of uncertain label are left out", index.uncertain_clips)
     return index
 
 

@@ -153,7 +153,8 @@ def summarize_set(
     dict
         ``splits``: for each split that has studies ``studies``, ``patients``, ``slices``,
         ``positive_studies``, ``positive_slices``, ``clips``, ``positive_clips`` (null in an
-        unlabelled set) and ``weakly_labelled_clips`` (label of the study); further ``clip_rule``
+        unlabelled set), ``weakly_labelled_clips`` (label of the study) and
+        ``studies_without_clips`` (too few slices, or of unknown label); further ``clip_rule``
         (the parameters of :func:`.clips.build_clip_index` that count clips), ``size``,
         ``label_names``, ``rejected``, ``provenance``.
     """
@@ -170,7 +171,8 @@ def summarize_set(
     splits = {}
     for name, data in load_prepared(folder).items():
         members = [record for record in manifest["studies"] if record["split"] == name]
-        index = build_clip_index(data, **rule, finding=manifest.get("finding"))
+        finding = manifest.get("finding")
+        index = build_clip_index(data, **rule, finding=finding, lenient=True)
         splits[name] = {
             "studies": len(members),
             "patients": len({record["patient_hash"] for record in members}),
@@ -180,6 +182,7 @@ def summarize_set(
             "clips": len(index),
             "positive_clips": int(index.positive.sum()) if labelled else None,
             "weakly_labelled_clips": int(index.weak.sum()) if labelled else 0,
+            "studies_without_clips": len(members) - len(set(index.study.tolist())),
         }
     return {
         "splits": splits,

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..files import replacing
 from .clips import ClipIndex, CTClipDataset, build_clip_index
+from .errors import CTDataError
 from .loading import load_prepared, summarize_set
 from .manifest import read_manifest
 from .rows import HU_OFFSET
@@ -95,7 +96,7 @@ def describe_set(folder: str | os.PathLike, *, clips: int = 6, seed: int = 0) ->
     for positive in (True, False):
         candidates = []
         for split, data in parts.items():
-            index = build_clip_index(data, finding=manifest.get("finding"))
+            index = build_clip_index(data, finding=manifest.get("finding"), lenient=True)
             flags = index.positive if index.labels.shape[1] else np.zeros(len(index), bool)
             candidates += [
                 (split, data, index, int(place)) for place in _spread(index, flags == positive)
@@ -219,7 +220,18 @@ def draw_contact_sheet(clips: list[SheetClip]) -> np.ndarray:
 
 
 def save_contact_sheet(overview: Overview, path: str | os.PathLike) -> Path:
-    """Write the contact sheet as PNG: positive clips, a rule, negative clips."""
+    """Write the contact sheet as PNG: positive clips, a rule, negative clips.
+
+    Raises
+    ------
+    CTDataError
+        When the set has no clip.
+    """
+    if not overview.clips:
+        raise CTDataError(
+            "there is no clip to show: no study has "
+            f"{(overview.summary['clip_rule']['num_frames'] + 1) // 2} slices or more"
+        )
     halves = [
         [clip for clip in overview.clips if clip.positive is wanted] for wanted in (True, False)
     ]

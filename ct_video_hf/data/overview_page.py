@@ -165,6 +165,9 @@ def _clip_rule(summary: dict[str, Any]) -> str:
     )
     if weak:
         text += f" {weak:,} clips take the label of their study, whose slices are not labelled."
+    without = sum(split["studies_without_clips"] for split in summary["splits"].values())
+    if without:
+        text += f" {without:,} studies have no clip: too few slices, or slices of unknown label."
     return f'<p class="soft" style="margin-top:10px">{text}</p>'
 
 
@@ -237,6 +240,8 @@ def _sheet(overview: Overview) -> str:
         f'<p class="soft">Window: centre {centre:g} HU, width {width:g} HU. A slice that is marked '
         "positive is underlined.</p>",
     ]
+    if not overview.clips:
+        return "<h2>Clips</h2><p>No study has a clip.</p>"
     labelled = bool(overview.summary["label_names"])
     for positive, title in ((True, "Positive"), (False, "Negative" if labelled else "Any")):
         clips = [clip for clip in overview.clips if clip.positive is positive]

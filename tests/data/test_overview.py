@@ -1,5 +1,6 @@
 """The overview of a set: what it counts and shows, and what it must not hold."""
 
+import json
 import re
 
 import cv2
@@ -85,3 +86,26 @@ def test_the_page_stands_alone_and_names_nobody(folder, tmp_path, capsys):
         main(["inspect", str(folder), "--report", str(tmp_path / "set.pdf")])
     with pytest.raises(SystemExit):
         main(["inspect", str(folder / "studies"), "--report", str(page)])
+
+
+def test_studies_too_short_for_a_clip(tmp_path, capsys, caplog):
+    """A split without clips, and a set without any, are counted and shown all the same."""
+    scans = write_folder_set(tmp_path / "scans", studies=3, slices=14)  # 14, 15; test: 16
+    prepare("folder", scans, tmp_path / "set", options=PrepareOptions(size=32), progress=False)
+    page, sheet = tmp_path / "set.html", tmp_path / "sheet.png"
+    words = ["inspect", str(tmp_path / "set"), "--report", str(page)]
+    assert main([*words, "--picture", str(sheet), "--json"]) == 0
+    splits = json.loads(capsys.readouterr().out)["splits"]
+    counts = ("studies", "clips", "studies_without_clips")
+    assert [splits["train"][name] for name in counts] == [2, 0, 2]
+    assert [splits["test"][name] for name in counts] == [1, 1, 0]
+    assert "2 studies have no clip" in page.read_text(encoding="utf-8")
+    assert not caplog.records
+    (scans / "labels.csv").write_text("study,label\ns0,0\ns1,1\n")
+    options = PrepareOptions(size=32, fractions=(1, 0, 0))
+    prepare("folder", scans, tmp_path / "none", options=options, progress=False)
+    words[1] = str(tmp_path / "none")
+    assert main(words) == 0
+    assert "No study has a clip" in page.read_text(encoding="utf-8")
+    assert main([*words, "--picture", str(sheet)]) == 1
+    assert "there is no clip to show" in capsys.readouterr().err

@@ -427,6 +427,7 @@ def test_summary_counts_what_is_there(scans, tmp_path):
         "clips": 3 + 4 + 4 + 4,
         "positive_clips": 4,  # slices 4 to 11: four in the first clip, four in the second
         "weakly_labelled_clips": 0,
+        "studies_without_clips": 0,
     }
     assert set(summary["splits"]) == {"train", "test"}
     assert summary["clip_rule"]["stride"] == 8
