@@ -10,7 +10,8 @@ rejects.csv         studies that could not be read, with the reason
 splits.csv          study and split: enough to publish or reuse the split
 fractions.csv       training study and the smallest data fraction that holds it
 README.md           the data card
-private/            the salt of the hashes and the key to hashed study ids: never publish it
+private/            the salt of the hashes, the key to hashed study ids and, where names are
+                    hashed, rejects.csv with names of files: never publish it
 ==================  ===============================================================================
 """
 
@@ -228,9 +229,8 @@ class SetFolder:
         self._manifest.unlink(missing_ok=True)
         return self._journal
 
-    def finish(self, manifest: dict[str, Any], rejects: list[dict[str, str]]) -> None:
-        """Write rejects, splits, index and manifest; the set is complete."""
-        write_csv(self.path / "rejects.csv", ("study", "code", "reason"), rejects)
+    def finish(self, manifest: dict[str, Any]) -> None:
+        """Write splits, index and manifest; the set is complete."""
         studies = [{"study": r["study_id"], "split": r["split"]} for r in manifest["studies"]]
         write_csv(self.path / "splits.csv", ("study", "split"), studies)
         files = [self.study_file(record["key"]) for record in manifest["studies"]]

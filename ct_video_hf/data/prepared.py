@@ -37,6 +37,7 @@ from .manifest import (
     salted_hash,
     versions,
 )
+from .rejects import hide_file_names, write_rejects
 from .splits import PAPER_FRACTIONS, assign_splits, write_fraction_file
 from .worker import StudyTask, fingerprint, prepare_study
 
@@ -354,6 +355,7 @@ def _work(
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     rejects = []
+    scans = {task.study_id: task.entry for task in todo}
     calls = ((task, str(folder.study_file(task.key))) for task in todo)
     total = len(todo) + len(records)
     try:
@@ -363,8 +365,12 @@ def _work(
         ):
             for result in study_progress(results, total, done=len(records), show=progress):
                 if "reason" in result:
+                    study = result["study"]
+                    if study != scans[study].study:  # the name is a secret
+                        told = hide_file_names(result["reason"], scans[study].path)
+                        result = result | {"reason": told, "named": result["reason"]}
                     rejects.append(result)
-                    logger.warning("study left out: %s", result["reason"])
+                    logger.warning("study %s is left out: %s", study, result["reason"])
                     continue
                 for remark in result["remarks"]:
                     logger.warning("study %s: %s", result["study_id"], remark)
@@ -414,10 +420,13 @@ def _finish(
     """Write what belongs to a whole set; files that no study claims are removed."""
     order = {task.study_id: place for place, task in enumerate(tasks)}
     rejects.sort(key=lambda reject: order[reject["study"]])
+    hidden = bool(parameters["hashed_study_ids"])
+    write_rejects(folder.path, folder.private, rejects, hidden=hidden)
     members = [records[task.study_id] for task in tasks if task.study_id in records]
     if not members:
         raise CTDataError(
-            f"none of {len(tasks)} studies could be read; the first: {rejects[0]['reason']}"
+            f"none of {len(tasks)} studies could be read; the first: {rejects[0]['reason']}. All "
+            f"reasons: {folder.path / 'rejects.csv'}"
         )
     claimed = {f"{record['key']}.arrow" for record in members}
     for file in folder.studies.glob("*.arrow"):
@@ -439,4 +448,4 @@ def _finish(
     _write_side_tables(folder, tasks, records, table)
     write_fraction_file(folder.path / "fractions.csv", members)
     write_data_card(folder.path, manifest, rejects)
-    folder.finish(manifest, rejects)
+    folder.finish(manifest)

@@ -299,6 +299,7 @@ def test_nothing_readable_is_an_error(tmp_path):
     write_table(tmp_path / "scans" / "labels.csv", [{"study": "a", "label": 1, "split": "train"}])
     with pytest.raises(CTDataError, match="none of 1 studies could be read; the first"):
         run(tmp_path / "scans", tmp_path / "set")
+    assert "a,empty_folder," in (tmp_path / "set" / "rejects.csv").read_text()
 
 
 def test_one_run_at_a_time(scans, tmp_path):
@@ -363,7 +364,7 @@ def test_no_identifier_is_written_or_logged(tmp_path, caplog):
             found += [text for text in planted if text.encode("utf-16-le") in data]
             assert not found, f"{folder}/{name} holds {found}"
     ours = "\n".join(r.getMessage() for r in caplog.records if r.name.startswith("ct_video_hf"))
-    assert "study left out" in ours
+    assert "is left out: " in ours
     assert not [text for text in planted if text in ours]
 
 

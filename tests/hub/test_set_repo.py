@@ -48,7 +48,9 @@ expected = clips_of(mine)
 assert clips_of(theirs) == expected
 clips = CTClipStream(stream, transform, 8, 6)
 assert [digest(item) for item in clips] == expected
-loader = torch.utils.data.DataLoader(clips, batch_size=None, num_workers=2, multiprocessing_context="spawn")
+loader = torch.utils.data.DataLoader(
+    clips, batch_size=None, num_workers=2, multiprocessing_context="spawn"
+)
 assert sorted(map(str, map(digest, loader))) == sorted(map(str, expected))
 half = load_ct_dataset(repo, fraction=0.5)
 assert {name: len(part) for name, part in half.items()} == {"train": 2, "test": 2}
