@@ -187,11 +187,11 @@ def load_ct_dataset(
     Parameters
     ----------
     name_or_path : str or path
-            Folder of a prepared set, a dataset repository of the Hub that one was pushed to
+        Folder of a prepared set, a dataset repository of the Hub that one was pushed to
         (``"user/name"``), or a source: ``"lidc_idri"``, ``"rsna_pe"``, ``"folder"`` (scans in
         ``data_dir``) or ``"phantom"`` (generated studies). A source is prepared into the cache
         when that has not been done yet or its inputs have changed.
-        split : {"train", "validation", "test", "all"}, optional
+    split : {"train", "validation", "test", "all"}, optional
         None gives all splits in a dictionary.
     data_dir : path, optional
         Where the scans are; the phantom is written into the cache when None.
