@@ -109,7 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tta",
         choices=("flips",),
-        help="test-time augmentation: mean of the logits as it is and mirrored left to right",
+        help="test-time augmentation: mean of the logits as it is and mirrored left to right; the "
+        "maps of --saliency are means of both, too",
     )
     parser.add_argument(
         "--include-ids",

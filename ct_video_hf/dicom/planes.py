@@ -19,7 +19,7 @@ from .pixels import PixelNote, PixelSummary, read_plane, read_planes
 from .repair import Grid, blend_slices, move_plane
 from .resample import fit_in_plane
 
-__all__ = ["Pixels", "StackReader", "fitted_affine", "same_pixels"]
+__all__ = ["Pixels", "StackReader", "fitted_affine", "same_pixels", "unfitted_affine"]
 
 #: Planes in the buffer when planes cannot be read straight into the output.
 CHUNK = 16
@@ -55,6 +55,18 @@ def fitted_affine(affine: np.ndarray, rows: int, columns: int, size: int) -> np.
         before = (side - length) // 2
         result[:3, 3] += affine[:3, axis] * ((scale - 1) / 2 - before)
         result[:3, axis] = affine[:3, axis] * scale
+    return result
+
+
+def unfitted_affine(affine: np.ndarray, rows: int, columns: int, size: int) -> np.ndarray:
+    """What :func:`fitted_affine` was given, from what it gave."""
+    side = max(rows, columns)
+    scale = side / size
+    result = affine.copy()
+    for axis, length in ((1, rows), (2, columns)):
+        before = (side - length) // 2
+        result[:3, axis] = affine[:3, axis] / scale
+        result[:3, 3] -= result[:3, axis] * ((scale - 1) / 2 - before)
     return result
 
 

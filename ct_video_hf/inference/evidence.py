@@ -12,15 +12,14 @@ import torch
 from ..errors import CTVideoError
 from ..models.base import CTVideoClassifier
 from ..models.transformers_video import FAMILIES
-from .cells import Cells, cells_of, token_cells
+from .cells import Cells, cells_of, linear_weights, token_cells
 from .localization import along_frames, contributions
-from .results import log_odds
 from .tokens import TOKENS, is_attention, token_contributions
 
 if TYPE_CHECKING:
     from .scorer import ClipScorer
 
-__all__ = ["HIRESCAM", "Evidence", "Way", "way_of"]
+__all__ = ["HIRESCAM", "Evidence", "Way", "both_sides", "way_of"]
 
 HIRESCAM = "HiResCAM (gradient times feature on the last grid, arXiv 2011.08891)"
 
@@ -31,17 +30,18 @@ class Evidence:
 
     Attributes
     ----------
-    scores : numpy.ndarray
-        float64 (clip,): log-odds of the label.
+    logits : numpy.ndarray
+        float64 (clip, label), those of the network.
     values : numpy.ndarray
-        float32 (clip, frame, h, w): contributions to them; below 0 what speaks against the label.
+        float32 (clip, frame, h, w): contributions to the log-odds of the label; below 0 what speaks
+        against it.
     explained : numpy.ndarray
         float32 (clip,): the sum of the contributions of all cells.
     rows, columns : numpy.ndarray
         float64 (h,) and (w,): where the cells lie in the planes of the clip.
     """
 
-    scores: np.ndarray
+    logits: np.ndarray
     values: np.ndarray
     explained: np.ndarray
     rows: np.ndarray
@@ -92,23 +92,48 @@ def way_of(model: torch.nn.Module) -> Way:
 def _by_grid(scorer: ClipScorer, clips: torch.Tensor) -> Evidence:
     logits, values = contributions(scorer.model, scorer.parts(clips), scorer.label)
     cells = cells_of(scorer.model.config, clips.shape[1], values.shape[2:])
-    return _evidence(scorer, logits, values, cells, clips.shape[1])
+    return _evidence(logits, values, cells, clips.shape[1])
 
 
 def _by_tokens(scorer: ClipScorer, clips: torch.Tensor) -> Evidence:
     logits, values = token_contributions(scorer.model, clips, scorer.label)
     cells = token_cells(scorer.model.config, values.shape[2:])
-    return _evidence(scorer, logits, values, cells, clips.shape[1])
+    return _evidence(logits, values, cells, clips.shape[1])
 
 
 def _evidence(
-    scorer: ClipScorer, logits: torch.Tensor, values: torch.Tensor, cells: list[Cells], frames: int
+    logits: torch.Tensor, values: torch.Tensor, cells: list[Cells], frames: int
 ) -> Evidence:
-    scores = log_odds(logits.double().cpu().numpy(), scorer.model.config.problem_type)
     return Evidence(
-        scores=scores[:, scorer.label],
+        logits=logits.double().cpu().numpy(),
         values=along_frames(values, cells, frames).cpu().numpy(),
         explained=values.sum((1, 2, 3, 4)).cpu().numpy(),
         rows=cells[0].rows,
         columns=cells[0].columns,
+    )
+
+
+def both_sides(found: Evidence, mirrored: Evidence, width: int) -> Evidence:
+    """The mean of what clips give as they are and mirrored left to right, at its own places.
+
+    A mirrored cell rarely lies on one that is not, so the grid has the columns of both: between
+    them either map is linear, and none of it is lost.
+
+    Parameters
+    ----------
+    found, mirrored : Evidence
+        Of the same clips.
+    width : int
+        Columns of the clip.
+    """
+    turned = width - 1 - mirrored.columns[::-1]
+    columns = np.unique(np.concatenate([found.columns, turned]).round(6))
+    sides = (found.columns, found.values), (turned, mirrored.values[..., ::-1])
+    values = sum(part @ linear_weights(cells, columns).T for cells, part in sides) / 2
+    return Evidence(
+        logits=(found.logits + mirrored.logits) / 2,
+        values=values,
+        explained=(found.explained + mirrored.explained) / 2,
+        rows=found.rows,
+        columns=columns,
     )

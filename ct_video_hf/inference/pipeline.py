@@ -250,8 +250,9 @@ class CTVideoPipeline:
         """Where in a scan (path or CTVolume) its score comes from, see :mod:`.saliency`."""
         from .saliency import study_saliency
 
-        volume, _ = self._read(scan, full_size=True, progress=progress)
-        return study_saliency(self, volume, progress=progress)
+        volume, _ = self._read(scan, full_size=False, progress=progress)
+        fitted = not isinstance(scan, CTVolume)
+        return study_saliency(self, volume, fitted=fitted, progress=progress)
 
     def features(self, scan: Any) -> dict[str, np.ndarray]:
         """What the classifier sees of each clip of a scan (path or CTVolume).

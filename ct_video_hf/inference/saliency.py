@@ -14,6 +14,9 @@ suspect is faint, and within a study half as bright means half the evidence. Wha
 label is 0, and so is what no clip saw (outside of the crop). The map is about this network, not
 about disease: a bright place is where the score comes from, rightly or not.
 
+With test-time flips (``pipeline(..., tta="flips")``) contributions are, as the scores are, the
+means of both sides, those of the mirrored clips mapped back.
+
 Convolutional networks are explained by HiResCAM on their last grid, which costs no more than a
 prediction. Attention networks (MViT, Video Swin, VideoMAE, V-JEPA 2, TimeSformer, ViViT) are by
 integrated gradients over their first tokens, some 25 times a prediction for each clip: of those
@@ -22,8 +25,8 @@ only the eight clips with the highest scores are explained.
 The map is kept on the network's grid within the plane (``found.grid``, a few cells a slice) and
 brought to the scan's pixels plane by plane, so that a study of 1,500 slices takes megabytes until
 ``found.values`` is asked for. It is a map of the volume that was given; for a path, of the scan at
-full size. Slices ascend from feet to head as in every CTVolume; ``found.in_source_order()`` gives
-them as the scanner numbered them.
+full size, though it is read at the network's. Slices ascend from feet to head as in every CTVolume;
+``found.in_source_order()`` gives them as the scanner numbered them.
 """
 
 from __future__ import annotations
@@ -36,10 +39,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dicom.planes import unfitted_affine
 from ..progress import Progress, counter
 from .backends import EagerBackend
 from .cells import linear_weights
-from .evidence import Evidence, Way, way_of
+from .choices import TTA
+from .evidence import Evidence, Way, both_sides, way_of
 from .results import log_odds, sigmoid
 
 if TYPE_CHECKING:
@@ -91,6 +96,8 @@ class SaliencyMap:
         As in the pipeline's result.
     backend, precision : str
         What computed the map, and its arithmetic.
+    test_time_augmentation : str or None
+        As in the pipeline's result; contributions are means over the same views.
     """
 
     grid: np.ndarray
@@ -106,6 +113,7 @@ class SaliencyMap:
     backend: str = ""
     precision: str = ""
     combination: str = COMBINATION
+    test_time_augmentation: str | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -196,6 +204,7 @@ class SaliencyMap:
             "model": self.model,
             "backend": self.backend,
             "precision": self.precision,
+            "test_time_augmentation": self.test_time_augmentation,
         }
 
     def save_nifti(self, path: str | os.PathLike, like: str | os.PathLike | None = None) -> Path:
@@ -206,16 +215,25 @@ class SaliencyMap:
 
 
 def study_saliency(
-    predictor: CTVideoPipeline, volume: CTVolume, *, progress: Progress = False
+    predictor: CTVideoPipeline,
+    volume: CTVolume,
+    *,
+    fitted: bool = False,
+    progress: Progress = False,
 ) -> SaliencyMap:
     """The map of a volume by a pipeline's network, label and clips.
+
+    Beside the volume, memory holds its planes at the processor's in-plane size, the map on the
+    network's grid, and one batch of clips (two with test-time flips).
 
     Parameters
     ----------
     predictor : CTVideoPipeline
     volume : CTVolume
-        The map is on its grid. Beside it, memory holds its planes at the processor's in-plane size,
-        the map on the network's grid, and one batch of clips.
+        The map is on its grid.
+    fitted : bool
+        The volume was read at the processor's in-plane size, and the map is on the grid that the
+        scan had before.
     progress : bool or callable
         Show a bar of clips on stderr, or tell (done, total).
 
@@ -229,18 +247,26 @@ def study_saliency(
     frames = predictor.processor.num_frames
     starts, planes = predictor._prepare(volume)
     chosen, others = _choose(scorer, way, planes, starts)
-    places = plane_places(*volume.hu.shape[1:], predictor.processor)
+    rows, columns = volume.hu.shape[1:]
+    affine = volume.affine.copy()
+    if fitted:
+        rows, columns = volume.report.rows, volume.report.columns
+        affine = unfitted_affine(affine, rows, columns, predictor.processor.size)
+    places = plane_places(rows, columns, predictor.processor)
     sheet: _Sheet | None = None
     with counter(len(chosen), progress, unit="clip") as advance, scorer.arithmetic():
-        window = scorer.window(planes, chosen, {"prepare": 0.0})
+        windows = [scorer.window(view, chosen, {"prepare": 0.0}) for view in scorer.views(planes)]
         for first in range(0, len(chosen), scorer.batch_size):
             batch = chosen[first : first + scorer.batch_size]
-            found = way.evidence(scorer, window.clips(batch, frames))
+            sides = [way.evidence(scorer, window.clips(batch, frames)) for window in windows]
+            found = both_sides(*sides, planes.shape[2]) if len(sides) > 1 else sides[0]
             if sheet is None:
                 cells = (found.rows, found.columns)
                 sheet = _Sheet(len(volume), *map(linear_weights, cells, places))
+            odds = log_odds(found.logits, scorer.model.config.problem_type)[:, scorer.label]
             for index, start in enumerate(batch.tolist()):
-                sheet.add(start, min(len(volume) - start, frames), found, index)
+                length = min(len(volume) - start, frames)
+                sheet.add(start, length, float(odds[index]), found, index)
             advance(len(batch))
     backend = predictor.backend
     if way.eager:
@@ -249,7 +275,7 @@ def study_saliency(
         grid=sheet.scaled(),
         row_weights=sheet.weights[0],
         column_weights=sheet.weights[1],
-        affine=volume.affine.copy(),
+        affine=affine,
         source_index=list(volume.source_index),
         label=predictor.labels[predictor.label],
         method=way.name,
@@ -258,6 +284,7 @@ def study_saliency(
         model=predictor.loaded.describe(),
         backend=backend.name,
         precision=backend.precision,
+        test_time_augmentation=TTA[predictor.tta],
     )
 
 
@@ -296,11 +323,10 @@ class _Sheet:
         self.clips: list[dict[str, Any]] = []
         self._largest = (0.0, 1.0)  # score times contribution, and that score
 
-    def add(self, start: int, length: int, found: Evidence, index: int) -> None:
-        """Take in a clip; frames past its length are padding."""
+    def add(self, start: int, length: int, logit: float, found: Evidence, index: int) -> None:
+        """Take in a clip of these log-odds; frames past its length are padding."""
         kept = np.where(self.seen, found.values[index, :length], 0.0).clip(min=0.0)
-        logit, strongest = float(found.scores[index]), float(kept.max())
-        score = sigmoid(logit)
+        score, strongest = sigmoid(logit), float(kept.max())
         here = self.grid[start : start + length]
         np.maximum(here, kept * score, out=here)
         if score * strongest > self._largest[0]:

@@ -122,7 +122,7 @@ class ClipScorer:
             A score that is no number.
         """
         begin, prepared = time.perf_counter(), timings["prepare"]
-        views = [planes, planes[..., ::-1]] if self.flips else [planes]
+        views = self.views(planes)
         total = len(views) * len(starts)
         with counter(total, progress, unit="clip") as advance, self.arithmetic():
             found = [self._view(view, starts, timings, advance) for view in views]
@@ -141,6 +141,10 @@ class ClipScorer:
             )
         lengths = np.minimum(len(planes) - starts, self.processor.num_frames)
         return ClipScores(lengths, every, along)
+
+    def views(self, planes: np.ndarray) -> list[np.ndarray]:
+        """The planes as they are, and mirrored left to right where that is asked for."""
+        return [planes, planes[..., ::-1]] if self.flips else [planes]
 
     def _view(
         self,

@@ -194,6 +194,43 @@ def test_every_backend_and_batch_makes_the_same_map(model_folder, options):
         np.testing.assert_allclose(other.values, usual.values, atol=1e-3)
 
 
+@pytest.mark.parametrize("column", [10, 35, 61])
+def test_flips_give_the_mean_of_both_sides_mapped_back(column):
+    """In cells' shares of the log-odds: of one clip, of which nothing speaks against the label."""
+    hu = _with_ball(_body(16), (8, 36, column))
+
+    def added(hu, tta=None):
+        found = brightness_pipeline(tta=tta).saliency(volume_of(np.ascontiguousarray(hu)))
+        (clip,) = found.clips
+        return found.values * found.scale / clip["score"] * 16**3, clip
+
+    (one, left), (other, right) = added(hu), added(hu[..., ::-1])
+    both, clip = added(hu, "flips")
+    np.testing.assert_allclose(both, (one + other[..., ::-1]) / 2, atol=1e-4)
+    assert np.abs(one - other[..., ::-1]).max() > 0.02  # a cell's mirror image is no cell
+    for part in ("logit", "explained"):
+        assert clip[part] == pytest.approx((left[part] + right[part]) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["slow_tiny", "mvit_b_32x3"])
+def test_with_flips_the_map_of_a_mirrored_scan_is_the_mirrored_map(name):
+    from tests.models.backbone_cases import tiny_model as tiny_backbone
+
+    model = tiny_backbone(name, num_channels=1, num_labels=3)
+    frames, size = model.config.num_frames, getattr(model.config, "image_size", 64)
+    processor = tiny_processor(num_frames=frames, stride=frames, size=size + 8, crop_size=size)
+    predict = CTVideoPipeline(LoadedModel(model, processor, "tiny"), device="cpu", tta="flips")
+    hu = chest_hu(20)
+    found = predict.saliency(volume_of(hu))
+    mirrored = predict.saliency(volume_of(np.ascontiguousarray(hu[..., ::-1])))
+    np.testing.assert_allclose(mirrored.values, found.values[..., ::-1], atol=1e-4)
+    assert np.abs(found.values - found.values[..., ::-1]).max() > 0.01
+    result = predict(volume_of(hu))
+    scores = [clip["score"] for clip in result["clips"]]
+    assert [clip["score"] for clip in found.clips] == pytest.approx(scores, abs=1e-6)
+    assert found.to_dict()["test_time_augmentation"] == result["test_time_augmentation"]
+
+
 def test_a_map_is_said_in_json_without_identifiers():
     volume = volume_of(_with_ball(_body(), (20, 36, 36)))
     text = json.dumps(brightness_pipeline().saliency(volume).to_dict(), allow_nan=False)
@@ -244,6 +281,21 @@ def test_the_place_in_the_patient_of_dicom_scans(tmp_path, options):
     # One slice, and half a cell of 4 pixels in the plane.
     tolerance = np.abs(steps.T) @ np.array([1.01, 2.6, 2.6])
     assert (np.abs(np.array(place["position_mm"]) - expected) <= tolerance + 1e-6).all()
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (60, 90), (90, 60)])
+def test_a_path_and_its_volume_give_the_same_map(tmp_path, shape):
+    """Read at the network's size, on the grid of the scan all the same."""
+    hu = _with_ball(_body(24, *shape), (10, 0.4 * shape[0], 0.6 * shape[1]))
+    write_series(
+        hu, tmp_path / "scan", origin=(-30.0, 20.0, -400.0), orientation=(1, 0, 0, 0, 0.8, 0.6)
+    )
+    predict = brightness_pipeline()
+    volume = ct_video_hf.read_ct(tmp_path / "scan")
+    found, expected = predict.saliency(tmp_path / "scan"), predict.saliency(volume)
+    np.testing.assert_allclose(found.affine, volume.affine, atol=1e-9)
+    np.testing.assert_array_equal(found.values, expected.values)
+    assert found.source_index == expected.source_index
 
 
 def test_too_short_a_scan_is_refused():
