@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -83,8 +85,18 @@ class Demo:
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
+    """A port for a server that starts seconds later.
+
+    Of those that systems hand out by themselves (from 32768 on) another process may have taken it
+    by then; who else asks here draws from the same numbers and hardly ever the same one.
+    """
+    dice = random.SystemRandom()
+    while True:
+        with (
+            suppress(OSError),
+            socket.create_server(("127.0.0.1", dice.randint(12000, 32000))) as s,
+        ):
+            return s.getsockname()[1]
 
 
 class Visitor:
