@@ -1,7 +1,13 @@
 """Settings of the whole suite, made before anything imports torch."""
 
+import atexit
 import logging
 import os
+import random
+import shutil
+import sys
+import tempfile
+import warnings
 
 import pytest
 
@@ -11,16 +17,78 @@ import pytest
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[name] = "1"
 
+# no two processes of the suite share a cache, and none sees the user's, with its token
+_HOME = tempfile.mkdtemp(prefix="ct_video_hf-tests-")
+os.environ["HF_HOME"] = _HOME
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 
 _LEVEL = logging.root.level
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_before():
-    """The command line sets the level of the whole process; the next test must not hear of it.
+def _process_as_before():
+    """The command line changes the whole process; the next test must not hear of it.
 
     Fixtures of a module may have called it before this one is set up.
     """
     logging.root.setLevel(_LEVEL)
+    variables = dict(os.environ)
     yield
     logging.root.setLevel(_LEVEL)
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
+    os.environ.update(variables)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup():
+    """Each fixture draws the same numbers, whatever was run before it in this process."""
+    _same_dice()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call():
+    """So does each test."""
+    _same_dice()
+    return (yield)
+
+
+def _same_dice():
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_process_is_left():
+    """Worker processes of a module end with it; what else it has left is named and killed."""
+    yield
+    if "joblib.externals.loky" in sys.modules:
+        from ct_video_hf.workers import dismiss_workers
+
+        dismiss_workers()
+    import psutil
+
+    left = [child for child in psutil.Process().children(recursive=True) if not _helps(child)]
+    _, left = psutil.wait_procs(left, timeout=10)
+    for child in left:
+        try:
+            words = " ".join(child.cmdline())
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue
+        warnings.warn(f"this module left a process: {words[:300]}", stacklevel=1)
+
+
+def _helps(process):
+    """A helper of multiprocessing or joblib, which lives as long as its parent."""
+    import psutil
+
+    try:
+        words = " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+    return "resource_tracker" in words or "forkserver" in words
