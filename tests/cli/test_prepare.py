@@ -12,7 +12,7 @@ from ct_video_hf.cli.prepare import NAMES
 from ct_video_hf.data.loading import load_prepared
 from ct_video_hf.data.sources import SOURCES
 from tests.support.dicom_folders import write_folder_set
-from tests.support.tiny_runs import heed_interrupts
+from tests.support.tiny_runs import environment
 
 
 @pytest.fixture(scope="module")
@@ -110,22 +110,21 @@ def test_errors_have_no_traceback(scans, tmp_path, capsys):
 def test_control_c_leaves_a_set_that_goes_on(tmp_path, workers):
     scans = write_folder_set(tmp_path / "scans", studies=30, slices=24, side=64)
     out = tmp_path / "set"
-    words = [sys.executable, "-m", "ct_video_hf", *arguments(scans, out)]
+    words = [*arguments(scans, out), "--workers", str(workers)]
     words[words.index("--size") + 1] = "320"
-    words += ["--workers", str(workers)]
     process = subprocess.Popen(
-        words, start_new_session=True, stderr=subprocess.PIPE, text=True,
-        preexec_fn=heed_interrupts,
+        [sys.executable, "-m", "tests.support.held_runs", *words], start_new_session=True,
+        stderr=subprocess.PIPE, text=True, env=environment() | {"HELD_STUDY": "s29"},
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list(out.glob("studies/*.arrow")) and time.monotonic() < deadline:
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "stopped. What is finished is kept in" in error
     assert "Traceback" not in error
     assert "FutureWarning" not in error
     assert not (out / "manifest.json").exists()
-    assert subprocess.run(words, check=False, capture_output=True).returncode == 0
+    assert main([*words, "--quiet"]) == 0
     assert len(load_prepared(out, "all")) == 30

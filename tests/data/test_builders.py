@@ -1,5 +1,6 @@
 import os
 
+import multiprocess
 import pytest
 from datasets import DatasetDict, IterableDataset, load_dataset
 
@@ -9,6 +10,8 @@ from ct_video_hf.data.errors import CTDataError
 from ct_video_hf.data.prepared import PrepareOptions
 from ct_video_hf.data.sources import SOURCES, prepare
 from tests.support.dicom_folders import write_folder_set
+
+SPAWN = multiprocess.get_context("spawn")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +111,7 @@ def test_every_source_is_a_configuration_of_the_builder():
         CTSources("lidc", data_dir=".")
 
 
-def test_builder_streams_and_converts_scans(scans, tmp_path):
+def test_builder_streams_and_converts_scans(scans, tmp_path, monkeypatch):
     mapped = load_ct_dataset(
         "folder", data_dir=scans, cache_dir=tmp_path / "cache", size=32, progress=False
     )
@@ -121,6 +124,7 @@ def test_builder_streams_and_converts_scans(scans, tmp_path):
         streaming=True,
     )  # fmt: skip
     assert list(through) == list(mapped["test"])
+    monkeypatch.setattr("datasets.builder.Pool", SPAWN.Pool)  # not a fork with threads
     builder.download_and_prepare(str(tmp_path / "parquet"), file_format="parquet", num_proc=2)
     data = load_dataset(str(tmp_path / "parquet"), cache_dir=str(tmp_path / "cache"))
     assert list(data["train"]) == list(mapped["train"])

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -14,28 +15,41 @@ from ct_video_hf.data.errors import CTDataError
 from ct_video_hf.data.loading import load_prepared, verify_set
 from tests.data.test_prepared import content
 from tests.support.dicom_folders import write_folder_set
-
-REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from tests.support.tiny_runs import environment
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 
+#: A head with one worker and a second node with two, until its input ends. In a process of its
+#: own: Ray starts its servers by forking, which a process with the threads of other tests must not.
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+small = {"include_dashboard": False, "object_store_memory": 80 * 2**20}
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **small})
+nodes.add_node(num_cpus=2, object_store_memory=80 * 2**20)
+print("address", nodes.address, flush=True)
+sys.stdin.read()
+nodes.shutdown()
+"""
+
+
 @pytest.fixture(scope="module")
 def cluster():
-    """A head with one worker and a second node with two."""
     pytest.importorskip("ray", reason="ray is not installed (the extra ct-video-hf[ray])")
-    from ray.cluster_utils import Cluster
-
-    kept = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [REPOSITORY, kept]))
-    small = {"include_dashboard": False, "object_store_memory": 80 * 2**20}
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **small})
-    nodes.add_node(num_cpus=2, object_store_memory=80 * 2**20)
-    yield nodes.address
-    nodes.shutdown()
-    os.environ.pop("PYTHONPATH")
-    if kept is not None:
-        os.environ["PYTHONPATH"] = kept
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER], env=environment(), text=True, start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield next(line.split()[1] for line in process.stdout if line.startswith("address "))
+        process.stdin.close()
+        process.wait(120)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
 
 
 @pytest.fixture(scope="module")

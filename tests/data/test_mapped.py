@@ -2,6 +2,7 @@
 
 import pickle
 
+import multiprocess
 import pyarrow as pa
 import pytest
 from datasets import Dataset, concatenate_datasets
@@ -9,6 +10,7 @@ from datasets import Dataset, concatenate_datasets
 from ct_video_hf.data.errors import CTDataError
 from ct_video_hf.data.mapped import MappedSetTable
 
+SPAWN = multiprocess.get_context("spawn")
 SCHEMA = pa.schema([("a", pa.int8()), ("volume", pa.large_binary()), ("b", pa.string())])
 ROWS = [{"a": n, "volume": f"volume {n}".encode(), "b": f"row {n}"} for n in range(5)]
 
@@ -107,7 +109,8 @@ def test_saved_and_loaded(data, tmp_path):
     assert list(Dataset.from_parquet(str(tmp_path / "all.parquet"), cache_dir=tmp_path)) == ROWS
 
 
-def test_map_in_two_processes(data):
+def test_map_in_two_processes(data, monkeypatch):
+    monkeypatch.setattr("datasets.arrow_dataset.mp.Pool", SPAWN.Pool)  # not a fork with threads
     assert list(data.map(plus_one, num_proc=2)) == [row | {"a": row["a"] + 1} for row in ROWS]
 
 

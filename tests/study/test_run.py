@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import pytest
 
@@ -98,9 +99,9 @@ def test_a_second_run_starts_nothing_that_is_finished(study, capsys):
         for cell in state.cells
         if state.folder(cell).finished
     }
-    began = time.monotonic()
-    assert main(["study", "run", str(path), "--json"]) == 1
-    assert time.monotonic() - began < 5
+    with mock.patch("ct_video_hf.study.execute.subprocess.Popen") as started:
+        assert main(["study", "run", str(path), "--json"]) == 1
+    assert not started.called
     assert json.loads(capsys.readouterr().out)["cells"] == {
         "finished": 0, "failed": 0, "not_started": 1,
     }  # fmt: skip
@@ -174,22 +175,21 @@ def test_a_killed_study_goes_on(tmp_path):
     content = design(
         data={"ct": {"set": "sets/ct"}},
         pretraining={"random": {}},
-        models={"slow_tiny": {"training": {"epochs": 400, "early_stopping": 0}}},
+        models={"slow_tiny": {"training": {"epochs": 4000, "early_stopping": 0}}},
         contrasts=None,
         fractions=[1.0],
         seeds=[0],
     )
     path = write(tmp_path, content)
-    words = [sys.executable, "-m", "ct_video_hf", "study", "run", str(path)]
-    process = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
+    words = [sys.executable, "-m", "tests.support.held_runs", "study", "run", str(path)]
+    process = subprocess.Popen(words, env=environment(), stderr=subprocess.DEVNULL)
     run = tmp_path / "out/cells/ct/slow_tiny/random/fraction1_seed0_lr0.0003/run"
     deadline = time.monotonic() + 200
     while not list(run.glob("checkpoint-*/trainer_state.json")) and process.poll() is None:
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    process.wait(60)
-    assert process.returncode == 130
+    assert process.wait(120) == 130
     state = state_of(path)
     (cell,) = state.cells
     assert state.status(cell) == "ready", "stopped is not failed"

@@ -6,9 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 REPOSITORY = Path(__file__).resolve().parents[2]
+PATIENCE = 300.0  # seconds, for a command on a busy machine
 
 #: For ``ct_video_hf.training.run``; the network is slow_tiny on clips of 8 x 32 x 32.
 OPTIONS = {
@@ -34,11 +38,6 @@ def environment() -> dict[str, str]:
     }
 
 
-def heed_interrupts() -> None:
-    """For ``preexec_fn``: a shell in the background hands on that Ctrl-C is ignored."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def words(**options) -> list[str]:
     """Options as they are written on a command line."""
     return [
@@ -54,9 +53,31 @@ def command(*launcher: str, **options) -> list[str]:
 
 
 def complete(arguments: list[str], **kwargs) -> subprocess.CompletedProcess:
-    """Run a command to its end; on failure its stderr is in the message."""
-    done = subprocess.run(
-        arguments, env=environment(), capture_output=True, text=True, timeout=300, **kwargs
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done
+    """Run a command to its end; on failure its stderr is in the message.
+
+    One that hangs is killed with all that it has started, after saying where each thread stands.
+    """
+    with subprocess.Popen(
+        arguments, env=environment() | {"PYTHONFAULTHANDLER": "1"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs,
+    ) as process:  # fmt: skip
+        try:
+            out, error = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            error = _ended(process)
+            raise AssertionError(f"it hangs: {error[-8000:]}") from None
+    assert process.returncode == 0, error[-4000:]
+    return subprocess.CompletedProcess(arguments, process.returncode, out, error)
+
+
+def _ended(process: subprocess.Popen) -> str:
+    """What a process and those that it has started say when they are ended."""
+    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    error = "none of its processes says where it stands"
+    for blow in (signal.SIGABRT, signal.SIGKILL):
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.send_signal(blow)
+        with suppress(subprocess.TimeoutExpired):
+            error = process.communicate(timeout=30)[1]
+    return error

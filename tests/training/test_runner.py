@@ -193,15 +193,17 @@ def test_a_killed_run_resumes_to_the_same_result(clip_set, tmp_path):
     given = LONG
     straight = run(data=str(clip_set), output=str(tmp_path / "straight"), **(OPTIONS | given))
 
-    out = tmp_path / "killed"
-    arguments = command("-m", "ct_video_hf.training", data=clip_set, output=out, **given)
-    process = subprocess.Popen(
-        arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    out, said = tmp_path / "killed", tmp_path / "said.txt"
+    held = ("-m", "tests.support.held_runs", "train")
+    with said.open("wb") as stream:
+        process = subprocess.Popen(
+            command(*held, data=clip_set, output=out, **given),
+            env=environment() | {"HELD_STEP": "23"}, stdout=stream, stderr=stream,
+        )  # fmt: skip
     deadline = time.monotonic() + 200
     while not list(out.glob("checkpoint-10/complete.json")):
-        assert process.poll() is None, process.stderr.read().decode()[-3000:]
-        assert time.monotonic() < deadline
+        assert process.poll() is None, said.read_text()[-3000:]
+        assert time.monotonic() < deadline, said.read_text()[-3000:]
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
