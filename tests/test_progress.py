@@ -2,6 +2,7 @@
 
 import io
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_line(done, total, rate, expected):
 
 def test_lines_come_where_no_terminal_is(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     for _ in progress.study_progress(range(10), 20, done=10):
         now[0] += 10

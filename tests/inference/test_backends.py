@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_auto_leaves_small_networks_eager_and_says_why():
 def test_auto_takes_the_fast_graph_where_it_gains(monkeypatch):
     monkeypatch.setattr(fast_backend, "_SMALL_GFLOP", 0.0)
     ticks = iter([0.0, 0.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0])  # eager 9 s, fast 1 s
-    monkeypatch.setattr(fast_backend.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(fast_backend, "time", SimpleNamespace(perf_counter=ticks.__next__))
     model = tiny_model("slow_tiny")
     auto = choose_backend("auto", model, CPU, torch.float32)
     auto(tiny_clip("slow_tiny", model=model))
@@ -74,7 +75,7 @@ def test_auto_takes_the_fast_graph_where_it_gains(monkeypatch):
 def test_auto_stays_eager_where_the_fast_graph_is_slower(monkeypatch):
     monkeypatch.setattr(fast_backend, "_SMALL_GFLOP", 0.0)
     ticks = iter([0.0, 0.0, 1.0, 10.0, 19.0, 20.0, 29.0, 30.0])  # eager 1 s, fast 9 s
-    monkeypatch.setattr(fast_backend.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(fast_backend, "time", SimpleNamespace(perf_counter=ticks.__next__))
     model = tiny_model("slow_tiny")
     auto = choose_backend("auto", model, CPU, torch.float32)
     auto(tiny_clip("slow_tiny", model=model))
