@@ -337,7 +337,7 @@ def write_large_set(folder: Path) -> None:
         manifest["splits"][split] = sum(record["split"] == split for record in records)
     for name in ("index", "format", "format_version"):
         manifest.pop(name)
-    large.finish(manifest, [])
+    large.finish(manifest)
 
 
 def write_small_scans(folder: Path, studies: int) -> None:

@@ -86,5 +86,5 @@ def write_clip_set(
         "rejected": 0,
         "studies": records,
     }
-    target.finish(manifest, [])
+    target.finish(manifest)
     return folder
