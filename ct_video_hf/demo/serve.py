@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,13 @@ class Running:
 
     def wait(self) -> None:
         """Serve until the process is interrupted or told to end (SIGTERM), then close."""
-        ended = threading.Event()
-        before = signal.signal(signal.SIGTERM, lambda *_: ended.set())
+        told = []  # no Event: a handler that sets one may wait for what its own thread holds
+        before = signal.signal(signal.SIGTERM, lambda *_: told.append("end"))
         try:
-            while not ended.wait(0.5):
-                pass
+            while not told:
+                time.sleep(0.2)
         except KeyboardInterrupt:
-            ended.set()
+            pass
         finally:
             signal.signal(signal.SIGTERM, before)
             self.close()

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..errors import CTVideoError
 from ..files import replacing
-from .execute import drop_weights, execute, stop_runs
+from .execute import allow_runs, drop_weights, execute, stop_runs
 from .grid import Cell, levels
 from .state import StudyState
 
@@ -41,6 +41,7 @@ def _drain(
     progress: bool,
 ) -> dict[str, int]:
     """Start cells as they become ready, ``slots`` at a time, until none is left that can start."""
+    allow_runs()
     left = {cell.name: cell for cell in todo}
     running: dict[Future, Cell] = {}
     counts = {"finished": 0, "failed": 0}

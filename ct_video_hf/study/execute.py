@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ..files import replacing
 from .grid import Cell, needs
 from .state import CellFolder, StudyState
 
-__all__ = ["cell_options", "drop_weights", "execute", "prepare_sets", "stop_runs"]
+__all__ = ["allow_runs", "cell_options", "drop_weights", "execute", "prepare_sets", "stop_runs"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ _LAST_LINES = 12
 #: Exit codes of a run that was told to stop, which is no failure: SIGINT and SIGTERM.
 _STOPPED = (130, 143, -2, -15)
 _running: set[subprocess.Popen] = set()
+_stopped = threading.Event()
+_lock = threading.Lock()  # of both: what is about to start is either started and told, or never
 
 
 def cell_options(state: StudyState, cell: Cell) -> dict[str, Any]:
@@ -126,14 +129,18 @@ def _train(state: StudyState, folder: CellFolder, threads: int | None) -> bool:
     command = [sys.executable, "-m", "ct_video_hf", "train", "--config", str(folder.options)]
     began = time.monotonic()
     with folder.log.open("a", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [*command, "--resume"], stdout=log, stderr=subprocess.STDOUT, env=environment
-        )
-        _running.add(process)
+        with _lock:
+            if _stopped.is_set():
+                return False
+            process = subprocess.Popen(
+                [*command, "--resume"], stdout=log, stderr=subprocess.STDOUT, env=environment
+            )
+            _running.add(process)
         try:
             code = process.wait()
         finally:
-            _running.discard(process)
+            with _lock:
+                _running.discard(process)
     if code in _STOPPED:
         logger.info("%s was stopped; it goes on when the study is run again", folder.cell.name)
         return False
@@ -145,10 +152,20 @@ def _train(state: StudyState, folder: CellFolder, threads: int | None) -> bool:
     return False
 
 
+def allow_runs() -> None:
+    """Let runs start again after :func:`stop_runs`."""
+    _stopped.clear()
+
+
 def stop_runs() -> None:
-    """Tell the runs that this process has started to stop; they leave their checkpoints."""
-    for process in list(_running):
-        process.terminate()
+    """Tell the runs that this process has started to stop, and start no other.
+
+    They leave their checkpoints.
+    """
+    with _lock:
+        _stopped.set()
+        for process in _running:
+            process.terminate()
 
 
 def _note_failure(folder: CellFolder, code: int | None, lines: list[str]) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from ct_video_hf.cli import main
 from ct_video_hf.errors import CTVideoError
-from ct_video_hf.study import StudyState, grid_cells, read_study
-from ct_video_hf.study.execute import cell_options
+from ct_video_hf.study import StudyState, grid_cells, read_study, run_local
+from ct_video_hf.study.execute import cell_options, execute, stop_runs
 from tests.support.clip_sets import write_clip_set
 from tests.support.tiny_runs import environment
 
@@ -194,6 +194,24 @@ def test_a_killed_study_goes_on(tmp_path):
     (cell,) = state.cells
     assert state.status(cell) == "ready", "stopped is not failed"
     assert list(run.glob("checkpoint-*"))
+
+
+def test_a_run_that_was_about_to_start_when_all_were_stopped_does_not(tmp_path):
+    write_clip_set(tmp_path / "sets" / "ct")
+    content = design(
+        data={"ct": {"set": "sets/ct"}}, pretraining={"random": {}}, models={"slow_tiny": {}},
+        contrasts=None, fractions=[1.0], seeds=[0],
+    )  # fmt: skip
+    state = state_of(write(tmp_path, content))
+    (cell,) = state.cells
+    with mock.patch("ct_video_hf.study.execute.subprocess.Popen") as started:
+        stop_runs()
+        assert execute(state, cell) is False
+        assert not started.called
+        assert state.status(cell) == "ready", "stopped is not failed"
+        started.return_value.wait.return_value = 143
+        assert run_local(state, progress=False) == {"finished": 0, "failed": 1, "not_started": 0}
+        assert started.called, "another study of this process may run"
 
 
 def test_a_design_whose_set_is_missing_says_how_to_make_it(tmp_path):

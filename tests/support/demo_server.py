@@ -20,7 +20,7 @@ import httpx
 
 from .tiny_runs import REPOSITORY
 
-PATIENCE = 120.0  # seconds; the machine may be busy
+PATIENCE = 240.0  # seconds; the machine may be busy
 
 
 class Demo:
