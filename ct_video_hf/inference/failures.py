@@ -62,7 +62,8 @@ def _words(error: Exception) -> str:
 def _without_places(words: str, scan: Any) -> str:
     if isinstance(scan, str | os.PathLike):
         path = Path(scan)
-        for place in {os.fspath(scan), str(path), str(path.absolute()), str(path.resolve())}:
+        places = {os.fspath(scan), str(path), str(path.absolute()), str(path.resolve())}
+        for place in sorted(places, key=len, reverse=True):  # one may be the end of another
             if len(Path(place).parts) > 1:
                 words = words.replace(place, Path(place).name)
     return _PLACE.sub(lambda found: re.split(r"[\\/]", found[0].rstrip("\\/"))[-1], words)
