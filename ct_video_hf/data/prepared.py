@@ -37,7 +37,7 @@ from .manifest import (
     salted_hash,
     versions,
 )
-from .rejects import hide_file_names, write_rejects
+from .rejects import hide_names, write_rejects
 from .splits import PAPER_FRACTIONS, assign_splits, write_fraction_file
 from .worker import StudyTask, fingerprint, prepare_study
 
@@ -367,7 +367,7 @@ def _work(
                 if "reason" in result:
                     study = result["study"]
                     if study != scans[study].study:  # the name is a secret
-                        told = hide_file_names(result["reason"], scans[study].path)
+                        told = hide_names(result["reason"], scans[study].path, study)
                         result = result | {"reason": told, "named": result["reason"]}
                     rejects.append(result)
                     logger.warning("study %s is left out: %s", study, result["reason"])

@@ -10,32 +10,38 @@ from pathlib import Path
 
 from ..files import write_csv
 
-__all__ = ["COLUMNS", "hide_file_names", "write_rejects"]
+__all__ = ["COLUMNS", "hide_names", "write_rejects"]
 
 COLUMNS = ("study", "code", "reason")
 
-#: Shorter names are numbers and the like, which name nobody and may be words of a reason.
-_SHORTEST = 4
+#: Numbers below a thousand name nobody, and stand in many a reason.
+_NUMBER = re.compile(r"\d{1,3}")
 
 
-def hide_file_names(reason: str, scan: Path) -> str:
-    """The reason with ``file N`` for the names of a scan's files, N their place by name.
+def hide_names(reason: str, scan: Path, study: str) -> str:
+    """The reason with ``study`` for the name of a scan and ``file N`` for those of its files.
 
-    Files are often called by the patient's name or by UIDs, and errors name them.
+    Folders and files are often called by the patient's name or by UIDs, and errors name them. N is
+    the file's place among the names of the scan in their order.
 
     Parameters
     ----------
     reason : str
     scan : path
         Folder, zip or file of the scan.
+    study : str
+        The study's name in the set.
     """
-    names = [name for name in _file_names(scan) if len(name) >= _SHORTEST]
-    places = {name: place for place, name in enumerate(sorted(set(names)), start=1)}
-    named = sorted((name for name in places if name in reason), key=len, reverse=True)
-    if not named:
+    names = sorted(set(_file_names(scan)))
+    shown = {name: f"file {place}" for place, name in enumerate(names, start=1)}
+    shown[scan.name] = study
+    hidden = [name for name in shown if name in reason and not _NUMBER.fullmatch(name)]
+    if not hidden:
         return reason
-    pattern = "|".join(map(re.escape, named))
-    return re.sub(pattern, lambda match: f"file {places[match[0]]}", reason)
+    any_name = "|".join(map(re.escape, sorted(hidden, key=len, reverse=True)))
+    # whole names alone: a scan that is called "a" does not change the words of a reason
+    whole = rf"(?<![\w.-])(?:{any_name})(?![\w-]|\.\w)"
+    return re.sub(whole, lambda match: shown[match[0]], reason)
 
 
 def _file_names(scan: Path) -> Iterable[str]:

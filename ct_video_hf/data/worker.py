@@ -154,10 +154,8 @@ def _store(task: StudyTask, read: tuple[CTVolume, str], target: str) -> dict[str
 
 
 def _rejected(task: StudyTask, error: Exception) -> dict[str, str]:
-    reject = {"study": task.study_id, **_reject(error)}
-    if task.study_id != task.entry.study:  # the name is a secret
-        reject["reason"] = reject["reason"].replace(task.entry.path.name, task.study_id)
-    return reject
+    """The reason names files; who writes it hides them where they are secret."""
+    return {"study": task.study_id, **_reject(error)}
 
 
 @contextmanager
