@@ -199,8 +199,10 @@ def _print_summary(summary: dict) -> None:
         for name in names:
             cells = (_cell(counts[name]) for counts in splits.values())
             print(f"{name.replace('_', ' '):{width}}" + "".join(f"{cell:>14}" for cell in cells))
-    for name, value in summary.items():
-        if name == "splits":
+    source = summary.get("provenance", {})
+    told = {("source" if name == "name" else name): value for name, value in source.items()}
+    for name, value in (summary | told).items():
+        if name in ("splits", "provenance") or value == "":
             continue
         if isinstance(value, dict):
             value = ", ".join(f"{key} {entry}" for key, entry in value.items())

@@ -194,9 +194,9 @@ class SetFolder:
         # first of all: by this file a run that was killed knows the folder as its own
         write_text(path, json.dumps(parameters, indent=1, sort_keys=True) + "\n")
         self.studies.mkdir(parents=True, exist_ok=True)
-        self._remove_leftovers()
+        self.remove_leftovers()
 
-    def _remove_leftovers(self) -> None:
+    def remove_leftovers(self) -> None:
         """Half-written files of a run that was killed; the lock says that none is at work."""
         for leftover in self.studies.glob(".*.partial"):
             leftover.unlink()

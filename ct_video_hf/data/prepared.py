@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,9 @@ from .worker import StudyTask, fingerprint, prepare_study
 __all__ = ["PrepareOptions", "PrepareSummary", "Provenance", "prepare_table"]
 
 logger = logging.getLogger(__name__)
+
+#: Beyond any scanner's; what is asked for by a slip must not fill the memory.
+_LARGEST_SIZE = 4096
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,8 @@ class PrepareOptions:
     salt: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.size < 16:
-            raise CTDataError(f"size is {self.size}; planes of at least 16 pixels are needed")
+        if not 16 <= self.size <= _LARGEST_SIZE:
+            raise CTDataError(f"size is {self.size}; planes have 16 to {_LARGEST_SIZE} pixels")
         if self.policy not in ("strict", "warn", "repair"):
             raise CTDataError(f"policy is {self.policy!r}; known are strict, warn, repair")
         if self.store_window is not None:
@@ -205,9 +208,10 @@ def prepare_table(
         if not todo and _is_whole(folder, tasks, table):
             rejects: list[dict[str, str]] = []
         else:
-            journal = folder.begin_journal(records.values())
-            rejects = _work(folder, journal, todo, records, workers, progress)
-            _finish(folder, tasks, records, rejects, parameters, table, provenance)
+            with _told_where(folder):
+                journal = folder.begin_journal(records.values())
+                rejects = _work(folder, journal, todo, records, workers, progress)
+                _finish(folder, tasks, records, rejects, parameters, table, provenance)
     members = [records[task.study_id] for task in tasks if task.study_id in records]
     return PrepareSummary(
         out=folder.path,
@@ -233,6 +237,26 @@ def _only_run(folder: SetFolder) -> Iterator[None]:
             yield
     except Timeout:
         raise CTDataError(f"another run is preparing {folder.path.name} at this moment") from None
+
+
+@contextmanager
+def _told_where(folder: SetFolder) -> Iterator[None]:
+    """A disk that is full or was taken away: nothing half-written stays, and the error says where.
+
+    Scans that cannot be read are rejects, so that what fails here is writing to the set.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # of who reads the progress
+        raise
+    except OSError as error:
+        with suppress(OSError):
+            folder.remove_leftovers()
+        why = getattr(error, "cause", error)  # Ray wraps what its workers raise
+        raise CTDataError(
+            f"{folder.path} cannot be written to: {why.strerror or why}. What is finished is "
+            "kept: make room, and give the same command again"
+        ) from error
 
 
 def _plan(
@@ -380,6 +404,8 @@ def _work(
                 stream.flush()
     except TerminatedWorkerError as error:
         raise CTDataError(_WORKER_DIED) from error
+    except OSError:
+        raise
     except Exception as error:
         if type(error).__module__.partition(".")[0] == "ray":  # a node or a worker of a cluster
             raise CTDataError(f"{_WORKER_DIED} Ray says: {type(error).__name__}") from error

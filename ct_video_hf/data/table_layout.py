@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -173,30 +174,70 @@ def _captured(table: str, studies: pandas.Series, pattern: str, name: str) -> li
 
 
 def read_frame(path: Path) -> pandas.DataFrame:
-    """The table with its cells as they are written: no guessing of types."""
+    """The table with its cells as they are written: no guessing of types.
+
+    Raises
+    ------
+    CTDataError
+        When it cannot be read, has no rows, two columns of one name, or a row of more cells than
+        there are columns.
+    """
     import pandas as pd
 
     if not path.is_file():
-        raise CTDataError(f"the labels table {path} does not exist")
+        raise CTDataError(f"the labels table {path} does not exist or is no file")
     kind = path.suffix.lower()
     try:
         if kind == ".csv":
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            frame = _csv_frame(path)
         elif kind == ".parquet":
             frame = pd.read_parquet(path)
         elif kind == ".jsonl":
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-            rows = [json.loads(line) for line in lines if line.strip()]
-            frame = pd.DataFrame(rows, dtype=object)
+            frame = _json_frame(path)
         else:
             raise CTDataError(f"the labels table {path.name} is not {_READERS}")
     except CTDataError:
         raise
-    except (ValueError, UnicodeDecodeError, OSError) as error:  # pandas' parsers raise ValueErrors
+    except UnicodeDecodeError as error:
+        raise CTDataError(
+            f"the labels table {path.name} is not UTF-8 text (byte {error.start}): save it as UTF-8"
+        ) from error
+    except (ValueError, OSError, csv.Error) as error:  # pandas' parsers raise ValueErrors
         raise CTDataError(f"the labels table {path.name} cannot be read: {error}") from error
     if frame.empty:
         raise CTDataError(f"the labels table {path.name} has no rows")
     return frame
+
+
+def _csv_frame(path: Path) -> pandas.DataFrame:
+    """Not by pandas, which renames the second of two equal columns and shifts long rows."""
+    import pandas as pd
+
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        rows = [row for row in csv.reader(stream) if row]
+    names, cells = (rows[0], rows[1:]) if rows else ([], [])
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise CTDataError(f"{path.name} has several columns {', '.join(map(repr, twice))}")
+    for number, row in enumerate(cells, start=2):
+        if any(row[len(names) :]):
+            raise CTDataError(
+                f"{path.name} row {number} has {len(row)} cells, and there are {len(names)} columns"
+            )
+        row[:] = [*row, *[""] * (len(names) - len(row))][: len(names)]
+    return pd.DataFrame(cells, columns=names, dtype=str)
+
+
+def _json_frame(path: Path) -> pandas.DataFrame:
+    import pandas as pd
+
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        row = json.loads(line) if line.strip() else {}
+        if not isinstance(row, dict):
+            raise CTDataError(f"{path.name} line {number} is no JSON object")
+        rows += [row] if row else []
+    return pd.DataFrame(rows, dtype=object)
 
 
 def find_by_name(root: Path, names: Iterable[str]) -> dict[str, Path]:

@@ -130,11 +130,20 @@ def test_other_formats_equal_csv(scans, kind):
         ("study,label,weight\na,1,0\n", r"row 2: weight is '0'"),
         ("study,label,weight\na,1,inf\n", r"row 2: weight is 'inf'"),
         ("study,label\n", r"has no rows"),
+        ("", r"has no rows"),
+        ("study,label,label\na,1,0\n", r"has several columns 'label'"),
+        ("study,label\nb,0\na,1,0\n", r"row 3 has 3 cells, and there are 2 columns"),
     ],
 )
 def test_slips_are_named_with_their_row(scans, text, expected):
     with pytest.raises(CTDataError, match=expected):
         read(scans, text)
+
+
+def test_cells_that_a_spreadsheet_adds_or_leaves_out(scans):
+    table = read(scans, "study,label,patient\na,1\n\nb,0,p,,\n")
+    found = [(entry.study, entry.labels, entry.patient) for entry in table.entries]
+    assert found == [("a", (1.0,), None), ("b", (0.0,), "p")]
 
 
 def test_multi_label_slips(scans):
@@ -284,8 +293,12 @@ def test_files_that_are_no_table(scans):
     with pytest.raises(CTDataError, match="cannot be read"):
         read_labels_table(write(scans, "not parquet", "labels.parquet"), scans)
     (scans / "latin.csv").write_bytes("study\n\xe4\n".encode("latin-1"))
-    with pytest.raises(CTDataError, match="cannot be read"):
+    with pytest.raises(CTDataError, match=r"is not UTF-8 text \(byte 6\): save it as UTF-8"):
         read_labels_table(scans / "latin.csv", scans)
+    with pytest.raises(CTDataError, match=r"labels.jsonl line 2 is no JSON object"):
+        read_labels_table(write(scans, '{"study": "a"}\n[1]\n', "labels.jsonl"), scans)
+    with pytest.raises(CTDataError, match="is no file"):
+        read_labels_table(scans, scans)
     with pytest.raises(CTDataError, match=r"data folder .* does not exist"):
         read_labels_table(scans / "labels.csv", scans / "none")
 

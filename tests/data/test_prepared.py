@@ -305,6 +305,38 @@ def test_nothing_readable_is_an_error(tmp_path):
     assert "a,empty_folder," in (tmp_path / "set" / "rejects.csv").read_text()
 
 
+@pytest.mark.parametrize("size", [15, 0, -1, 4097, 10**9])
+def test_sizes_of_no_picture(size):
+    with pytest.raises(CTDataError, match=f"size is {size}; planes have 16 to 4096 pixels"):
+        PrepareOptions(size=size)
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+from ct_video_hf.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits the size of files")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_full_disk_is_told_and_gone_on_from(scans, tmp_path, workers):
+    (tmp_path / "salt").write_text(SALT)
+    words = ["prepare", "folder", "--data-dir", scans, "--salt-file", tmp_path / "salt", "-q"]
+    words = [*map(str, words), "--out", str(tmp_path / "set"), "--size", "62"]
+    code = [sys.executable, "-c", LIMITED, *words, "--workers", workers]
+    done = subprocess.run(code, capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 1
+    assert f"{tmp_path / 'set'} cannot be written to: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert all(file.suffix == ".arrow" for file in (tmp_path / "set" / "studies").iterdir())
+    summary = run(scans, tmp_path / "set", PrepareOptions(size=62, salt=SALT))
+    assert summary.studies == 6
+    run(scans, tmp_path / "other", PrepareOptions(size=62, salt=SALT))
+    assert content(tmp_path / "set") == content(tmp_path / "other")
+
+
 def test_one_run_at_a_time(scans, tmp_path):
     from filelock import FileLock
 
@@ -413,7 +445,7 @@ def test_folder_names_stay_out_of_rejects_where_studies_are_hashed(tmp_path, cap
     assert "DOE_JANE" not in caplog.text
     files = content(tmp_path / "set")
     holders = [name for name, data in files.items() if b"DOE_JANE" in data]
-    assert holders == ["private/study_key.csv"]
+    assert sorted(holders) == ["private/rejects.csv", "private/study_key.csv"]
 
 
 # ---- what comes with a set ---------------------------------------------------------------------
