@@ -23,6 +23,7 @@ __all__ = ["Overview", "SheetClip", "describe_set", "draw_contact_sheet", "save_
 _LUNG = (-600.0, 1500.0)
 _CELL = 148  # pixels of a slice on the sheet
 _FRAMES = 6
+_HEADING = 26  # pixels of a heading on the sheet
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ def draw_contact_sheet(clips: list[SheetClip]) -> np.ndarray:
 
 
 def save_contact_sheet(overview: Overview, path: str | os.PathLike) -> Path:
-    """Write the contact sheet as PNG: positive clips, a rule, negative clips.
+    """Write the contact sheet as PNG: positive clips, then negative ones, each under a heading.
 
     Raises
     ------
@@ -232,15 +233,27 @@ def save_contact_sheet(overview: Overview, path: str | os.PathLike) -> Path:
             "there is no clip to show: no study has "
             f"{(overview.summary['clip_rule']['num_frames'] + 1) // 2} slices or more"
         )
-    halves = [
-        [clip for clip in overview.clips if clip.positive is wanted] for wanted in (True, False)
-    ]
-    sheets = [draw_contact_sheet(half) for half in halves if half]
-    rule = np.full((3, sheets[0].shape[1], 3), 160, np.uint8)
-    whole = sheets[0] if len(sheets) == 1 else np.concatenate([sheets[0], rule, sheets[1]])
+    labelled = bool(overview.summary["label_names"])
+    parts = []
+    for wanted, name in ((True, "positive clips"), (False, "negative clips" if labelled else "")):
+        clips = [clip for clip in overview.clips if clip.positive is wanted]
+        if clips:
+            sheet = draw_contact_sheet(clips)
+            parts += [_heading(name or "clips", sheet.shape[1]), sheet]
     with replacing(path) as partial:
-        partial.write_bytes(png(whole))
+        partial.write_bytes(png(np.concatenate(parts)))
     return Path(path)
+
+
+def _heading(name: str, width: int) -> np.ndarray:
+    """uint8 (row, column, 3): a line of text over a part of the sheet."""
+    text = f"{name}: a row each, feet to head; amber under slices that are marked positive"
+    line = np.full((_HEADING, width, 3), 44, np.uint8)
+    cv2.putText(
+        line, text, (8, _HEADING - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (225, 225, 225), 1,
+        cv2.LINE_AA,
+    )  # fmt: skip
+    return line
 
 
 def png(picture: np.ndarray) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -101,9 +102,14 @@ def _head(name: str, summary: dict[str, Any]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Prepared set {escape(name)}</title><style>{_STYLE}</style></head><body><main>"
-        f"<h1>Prepared set {escape(name)}</h1><p>{escape(source['description'])}</p>"
+        f"<h1>Prepared set {escape(name)}</h1><p>{_prose(source['description'])}</p>"
         f'<p class="soft">Licence of the source: {escape(source["licence"])}</p>'
     )
+
+
+def _prose(text: str) -> str:
+    """Text as HTML, what stands in backquotes as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _tiles(overview: Overview) -> str:
@@ -167,7 +173,8 @@ def _clip_rule(summary: dict[str, Any]) -> str:
         text += f" {weak:,} clips take the label of their study, whose slices are not labelled."
     without = sum(split["studies_without_clips"] for split in summary["splits"].values())
     if without:
-        text += f" {without:,} studies have no clip: too few slices, or slices of unknown label."
+        one = "study has" if without == 1 else "studies have"
+        text += f" {without:,} {one} no clip: too few slices, or slices of unknown label."
     return f'<p class="soft" style="margin-top:10px">{text}</p>'
 
 

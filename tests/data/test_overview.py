@@ -65,6 +65,8 @@ def test_eight_bits_are_shown_as_they_are(scans, tmp_path):
     options = PrepareOptions(size=32, store_window=(40, 400))
     prepare("folder", scans, tmp_path / "set", options=options, progress=False)
     overview = describe_set(tmp_path / "set", clips=1)
+    overview.summary["provenance"]["description"] = "See `a<b.csv`."
+    assert "<p>See <code>a&lt;b.csv</code>.</p>" in render_page(overview)
     assert overview.window == (40.0, 400.0)
     assert "centre 40 HU, width 400 HU" in render_page(overview)
 
@@ -73,7 +75,7 @@ def test_the_page_stands_alone_and_names_nobody(folder, tmp_path, capsys):
     page, sheet = tmp_path / "set.html", tmp_path / "sheet.png"
     assert main(["inspect", str(folder), "--report", str(page), "--picture", str(sheet)]) == 0
     assert "positive clips" in capsys.readouterr().out
-    assert cv2.imread(str(sheet)).shape == (2 * (3 * 158 + 6) + 3, 930, 3)
+    assert cv2.imread(str(sheet)).shape == (2 * (26 + 3 * 158 + 6), 930, 3)
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r"(?:https?:|src=\"(?!data:)|href=|<script|@import|url\()", text)
     assert "prefers-color-scheme: dark" in text
