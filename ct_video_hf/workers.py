@@ -9,8 +9,11 @@ reaches the parent through another thread, or as soon as the block ends.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +21,9 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
 __all__ = ["QuietSpawnContext", "dismiss_workers", "interrupts_held", "worker_results"]
+
+#: Seconds between looks at whether the parent is alive.
+_LOOK_EVERY = 0.5
 
 
 @contextmanager
@@ -78,7 +84,8 @@ def worker_results(
 
     how = "generator" if ordered else "generator_unordered"
     if type(get_active_backend()[0]).__name__ == "LokyBackend":
-        with parallel_config("loky", inner_max_num_threads=1, initializer=_ignore_interrupts):
+        begin = {"initializer": _begin_worker, "initargs": (os.getpid(),)}
+        with parallel_config("loky", inner_max_num_threads=1, **begin):
             pool = Parallel(n_jobs=workers, return_as=how)
     else:
         pool = Parallel(n_jobs=workers, return_as=how)
@@ -101,8 +108,21 @@ def dismiss_workers() -> None:
     get_reusable_executor(reuse=True).shutdown(wait=True)
 
 
-def _ignore_interrupts() -> None:
+def _begin_worker(parent: int) -> None:
+    """First act of a worker: Ctrl-C is its parent's, and it ends when its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.name != "nt":  # where an orphan's parent stays the same
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process once another has adopted it: its parent was killed, without a farewell.
+
+    A worker would otherwise wait minutes for calls, and write beside the run that goes on.
+    """
+    while os.getppid() == parent:
+        time.sleep(_LOOK_EVERY)
+    os._exit(1)
 
 
 class _QuietProcess(SpawnProcess):

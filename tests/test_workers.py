@@ -86,6 +86,16 @@ def test_control_c_ends_the_workers(lines):
     assert not any(map(running, map(int, said[1:])))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="an orphan has the same parent there")
+def test_workers_end_when_their_parent_is_killed():
+    process = start("attentive", "0", "0", *["600"] * 6)
+    said = [process.stdout.readline().strip() for _ in range(3)]
+    workers = set(map(int, said[1:]))
+    process.kill()
+    process.communicate(timeout=120)  # they hold its pipes
+    assert not any(map(running, workers))
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signal masks")
 def test_an_interrupt_that_was_held_arrives():
     seen = []
