@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from ..evaluation import Calibration
+    from ..evaluation import Calibration, LabelCalibrations
+
+    Held = Calibration | LabelCalibrations
 
 __all__ = ["add_arguments", "run"]
 
@@ -197,27 +199,18 @@ def _labels_of(loaded, data: str, studies):
 
 
 def _calibration(
-    args: argparse.Namespace, table: DataFrame, how: dict, held: Calibration | None
-) -> Calibration | None:
+    args: argparse.Namespace, table: DataFrame, how: dict, held: Held | None
+) -> Held | None:
     """The one to fit now, or the model's where it was fitted by the same rules on other studies."""
-    from ..errors import CTVideoError
-    from ..evaluation import aggregate, fit_calibration
-    from ..evaluation.several import has_several_labels
+    from ..evaluation import calibrate_table
+    from ..evaluation.calibration_labels import holds_for
 
-    if has_several_labels(table):
-        if args.calibrate:
-            raise CTVideoError("a model of several labels is not calibrated; leave out --calibrate")
-        return None
     if args.calibrate:
-        rules = {"top_k": how["top_k"], "label_from": how["label_from"]}
-        studies = aggregate(table, how["aggregation"], **rules)
-        calibration = fit_calibration(studies, args.calibrate, **how)
+        calibration = calibrate_table(table, args.calibrate, **how)
         calibration.write(args.model)
         print(f"calibration written to {args.model}: {calibration.words()}", file=sys.stderr)
         return calibration
-    if held is None or any(getattr(held, name) != value for name, value in how.items()):
-        return None
-    return held if held.split not in set(table["split"]) else None
+    return held if held is not None and holds_for(held, table, how) else None
 
 
 def _write(

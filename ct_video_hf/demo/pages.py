@@ -90,8 +90,11 @@ def _score(result: Mapping[str, Any]) -> str:
     others = result["study_probabilities"]
     rows = ""
     if len(others) > 1:
+        told = result.get("labels", {})
         rows = "".join(
-            f"<dt>{escape(name)}</dt><dd>{value:.3f}</dd>" for name, value in others.items()
+            f"<dt>{escape(name)}</dt><dd>{value:.3f}"
+            f"{', calibrated' if told.get(name, {}).get('calibrated') else ', not calibrated'}</dd>"
+            for name, value in others.items()
         )
         rows = f"<dl>{rows}</dl>"
     points = "".join(

@@ -2,7 +2,8 @@
 
 from .aggregation import AGGREGATIONS, describe_aggregation, study_score
 from .bootstrap import Interval, bootstrap_intervals, delong_difference, delong_interval
-from .calibration import Calibration, fit_calibration, read_calibration
+from .calibration import Calibration, fit_calibration
+from .calibration_labels import LabelCalibrations, calibrate_table, read_calibration
 from .comparisons import compare_arithmetic
 from .metrics import METRICS, auprc, auroc, undefined_reason
 from .predictions import aggregate, make_predictions, read_predictions, write_predictions
@@ -14,10 +15,12 @@ __all__ = [
     "METRICS",
     "Calibration",
     "Interval",
+    "LabelCalibrations",
     "aggregate",
     "auprc",
     "auroc",
     "bootstrap_intervals",
+    "calibrate_table",
     "compare_arithmetic",
     "delong_difference",
     "delong_interval",

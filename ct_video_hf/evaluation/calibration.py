@@ -25,8 +25,8 @@ __all__ = [
     "Calibration",
     "OperatingPoint",
     "fit_calibration",
-    "read_calibration",
     "score_log_odds",
+    "write_calibration",
 ]
 
 CALIBRATION_FILE = "calibration.json"
@@ -116,6 +116,19 @@ class Calibration:
         }[self.method]
         return f"{how}, fitted on {self.studies} {self.split} studies ({self.positives} positive)"
 
+    def of(self, label: str) -> Calibration:
+        """The calibration of a model's only label, whatever its name."""
+        return self
+
+    def why_not(self, label: str) -> str | None:
+        """Why a label is not calibrated: None, it is."""
+        return None
+
+    def fits(self, aggregation: str, top_k: int, label_from: str | None = None) -> bool:
+        """Whether it was fitted for study scores made by these rules; None: whatever the labels."""
+        same = (self.aggregation, self.top_k) == (aggregation, top_k)
+        return same and label_from in (None, self.label_from)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return asdict(self) | {"operating_points": [asdict(p) for p in self.operating_points]}
@@ -155,31 +168,16 @@ class Calibration:
 
     def write(self, folder) -> Path:
         """Write ``calibration.json`` into a model folder; returns its path."""
-        path = Path(folder) / CALIBRATION_FILE
-        with replacing(path) as partial:
-            text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
-            partial.write_text(text + "\n", encoding="utf-8")
-        return path
+        return write_calibration(self.to_dict(), folder)
 
 
-def read_calibration(folder) -> Calibration | None:
-    """The calibration of a model folder, or None where it has none.
-
-    Raises
-    ------
-    CTVideoError
-        When the file is not a calibration.
-    """
+def write_calibration(content: dict[str, Any], folder) -> Path:
+    """Write ``calibration.json`` into a model folder; returns its path."""
     path = Path(folder) / CALIBRATION_FILE
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CTVideoError(f"{CALIBRATION_FILE} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CTVideoError(f"{CALIBRATION_FILE} holds no JSON object")
-    return Calibration.from_dict(content)
+    with replacing(path) as partial:
+        text = json.dumps(content, indent=2, allow_nan=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+    return path
 
 
 def fit_calibration(

@@ -19,6 +19,7 @@ from ..errors import CTVideoError
 
 __all__ = [
     "METRICS",
+    "OF_PROBABILITIES",
     "RATES",
     "auprc",
     "auroc",
@@ -270,6 +271,8 @@ METRICS: dict[str, Callable] = {
     "log_loss": log_loss,
     "expected_calibration_error": expected_calibration_error,
 }
+#: Those that a calibration can change; those of ranks it cannot.
+OF_PROBABILITIES = ("brier", "log_loss", "expected_calibration_error")
 
 
 def undefined_reason(name: str, labels, scores) -> str | None:

@@ -12,7 +12,8 @@ from ..files import replacing
 from .aggregation import describe_aggregation
 from .bootstrap import Interval, bootstrap_intervals
 from .calibration import Calibration, score_log_odds
-from .metrics import METRICS, undefined_reason
+from .calibration_labels import LabelCalibrations
+from .metrics import METRICS, OF_PROBABILITIES, undefined_reason
 from .operating import operating_point_report
 from .predictions import aggregate, check_predictions
 from .rsna_report import is_official, rsna_report
@@ -26,9 +27,6 @@ __all__ = [
     "values_in",
     "write_json",
 ]
-
-#: Metrics that a calibration can change; those of ranks it cannot.
-_OF_PROBABILITIES = ("brier", "log_loss", "expected_calibration_error")
 
 
 def _known(table: pd.DataFrame) -> pd.DataFrame:
@@ -66,7 +64,7 @@ def evaluate_predictions(
     seed: int = 0,
     confidence: float = 0.95,
     left_out: dict | None = None,
-    calibration: Calibration | None = None,
+    calibration: Calibration | LabelCalibrations | None = None,
 ) -> dict:
     """All metrics of one split with patient-clustered bootstrap intervals, ready for JSON.
 
@@ -81,9 +79,8 @@ def evaluate_predictions(
     left_out : dict, optional
         What the table lacks of its split (:func:`ct_video_hf.evaluation.tables.left_out`); kept in
         the report. None: not known.
-    calibration : Calibration, optional
-        Fitted on another split: what it and its operating points do here is measured, too. Not of
-        several labels.
+    calibration : Calibration or LabelCalibrations, optional
+        Fitted on another split: what it and its operating points do here is measured, too.
 
     Returns
     -------
@@ -94,13 +91,14 @@ def evaluate_predictions(
         ``subgroups``, and with a calibration ``study/brier_calibrated`` and so on,
         ``calibration`` and ``operating_points``. Of several labels ``clip/...`` and ``study/...``
         are means over the labels (``over`` says how many), ``labels`` holds the metrics of each,
-        and of RSNA's official labels there is ``rsna/weighted_log_loss``.
+        with ``not_calibrated``, the reason, of a label that the calibration leaves out, and of
+        RSNA's official labels there is ``rsna/weighted_log_loss``, of scores as they are.
     """
     check_predictions(table)
     if has_several_labels(table):
         rules = {"aggregation": aggregation, "top_k": top_k, "label_from": label_from}
         how = {"resamples": resamples, "seed": seed, "confidence": confidence}
-        return _of_several(table, rules, how, left_out)
+        return _of_several(table, rules, how, left_out, calibration)
     studies = aggregate(table, aggregation, top_k=top_k, label_from=label_from)
     report: dict = {}
     how = {"resamples": resamples, "seed": seed, "confidence": confidence}
@@ -139,12 +137,21 @@ _HOW = ("aggregation", "study_label_from", "interval", "confidence", "resamples"
         "patients", "top_k")  # fmt: skip
 
 
-def _of_several(table: pd.DataFrame, rules: dict, how: dict, left_out: dict | None) -> dict:
+def _of_several(
+    table: pd.DataFrame, rules: dict, how: dict, left_out: dict | None, calibration
+) -> dict:
+    tables = by_label(table)
+    held = {name: None if calibration is None else calibration.of(name) for name in tables}
     each = {
-        name: evaluate_predictions(rows, **rules, **how) for name, rows in by_label(table).items()
+        name: evaluate_predictions(rows, **rules, **how, calibration=held[name])
+        for name, rows in tables.items()
     }
+    if calibration is not None:
+        for name in tables:
+            if held[name] is None:
+                each[name]["not_calibrated"] = calibration.why_not(name)
     report: dict = {}
-    for name, interval, cases, over in mean_metrics(table, **rules, **how):
+    for name, interval, cases, over in mean_metrics(table, **rules, **how, calibration=calibration):
         entry = _bounds(interval) | {"n": cases, "over": len(over)}
         if entry["value"] is None:
             entry["undefined"] = "undefined for every label"
@@ -168,7 +175,7 @@ def _of_several(table: pd.DataFrame, rules: dict, how: dict, left_out: dict | No
 def _calibrated(calibration: Calibration, labels, scores, clusters, how: dict) -> dict:
     """What the calibration and its thresholds do on these studies, which it was not fitted on."""
     probabilities = calibration.apply(score_log_odds(scores))
-    metrics = {name: METRICS[name] for name in _OF_PROBABILITIES}
+    metrics = {name: METRICS[name] for name in OF_PROBABILITIES}
     report: dict = {}
     for name, interval in bootstrap_intervals(
         metrics, labels, probabilities, clusters, **how
@@ -242,18 +249,15 @@ def format_metrics(report: dict) -> str:
         if entry["low"] is not None:
             bounds = f"{entry['low']:.3f} to {entry['high']:.3f}"
         lines.append(f"{name:<38} {entry['value']:>7.3f}   {bounds}")
-    for point in report.get("operating_points", []):
-        rates = ", ".join(
-            f"{name} {point[name]['value']:.3f}"
-            for name in ("sensitivity", "specificity")
-            if point[name]["value"] is not None
-        )
-        lines.append(f"threshold {point['threshold']:.3f} ({point['rule']}): {rates}")
+    lines += _point_words(report)
+    for name, found in (report.get("labels") or {}).items():
+        lines += _point_words(found, f" of {name}")
     if "arithmetic" in report:
         lines.append(_arithmetic_words(report["arithmetic"]))
-    if "calibration" in report:
-        lines.append(f"calibration: {report['calibration']['words']}")
+    lines += _calibration_words(report)
     if "labels" in report:
+        for name, found in report["labels"].items():
+            lines += _calibration_words(found, f" of {name}")
         lines.append(f"values without a label's name: means over {len(report['labels'])} labels")
     if "rsna/label_consistency" in report:
         found = report["rsna/label_consistency"]
@@ -262,6 +266,26 @@ def format_metrics(report: dict) -> str:
     lines += ["", f"study score: {rule}; {report['interval']}"]
     lines += _left_out_words(report.get("left_out") or {})
     return "\n".join(lines)
+
+
+def _point_words(report: dict, of_label: str = "") -> list[str]:
+    words = []
+    for point in report.get("operating_points", []):
+        rates = ", ".join(
+            f"{name} {point[name]['value']:.3f}"
+            for name in ("sensitivity", "specificity")
+            if point[name]["value"] is not None
+        )
+        words.append(f"threshold{of_label} {point['threshold']:.3f} ({point['rule']}): {rates}")
+    return words
+
+
+def _calibration_words(report: dict, of_label: str = "") -> list[str]:
+    if "calibration" in report:
+        return [f"calibration{of_label}: {report['calibration']['words']}"]
+    if "not_calibrated" in report:
+        return [f"calibration{of_label}: none ({report['not_calibrated']})"]
+    return []
 
 
 def _arithmetic_words(found: dict) -> str:

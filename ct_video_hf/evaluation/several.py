@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from .bootstrap import Interval, draw_counts, percentile_interval
-from .metrics import METRICS
+from .calibration import score_log_odds
+from .metrics import METRICS, OF_PROBABILITIES
 from .predictions import LABEL_NAME, aggregate
 
 __all__ = ["by_label", "has_several_labels", "mean_metrics", "mean_of_points"]
@@ -56,8 +57,12 @@ def mean_metrics(
     resamples: int,
     seed: int,
     confidence: float,
+    calibration=None,
 ) -> Iterator[tuple[str, Interval, int, list[str]]]:
     """Means over labels with intervals: name, interval, cases, and the labels that they are over.
+
+    With a ``calibration`` (:class:`.calibration_labels.LabelCalibrations`) also
+    ``study/brier_calibrated`` and so on, over the labels that it calibrates.
 
     Patients are drawn once for all labels. A label whose metric is undefined on the cases
     themselves is left out of the mean; a draw in which another one is undefined is left out of the
@@ -66,7 +71,11 @@ def mean_metrics(
     tables = by_label(table)
     rules = {"top_k": top_k, "label_from": label_from}
     studies = {name: aggregate(rows, aggregation, **rules) for name, rows in tables.items()}
-    for level, cases in (("clip", tables), ("study", studies)):
+    levels = [("clip/{}", tables, METRICS), ("study/{}", studies, METRICS)]
+    if calibration is not None:
+        of_probabilities = {name: METRICS[name] for name in OF_PROBABILITIES}
+        levels.append(("study/{}_calibrated", _calibrated(studies, calibration), of_probabilities))
+    for title, cases, metrics in levels:
         columns = {name: _arrays(rows) for name, rows in cases.items()}
         patients = next(iter(cases.values()))["patient_hash"].to_numpy(dtype=str)
         values = {
@@ -74,18 +83,27 @@ def mean_metrics(
                 name: function(labels[known], scores[known])
                 for name, (labels, scores, known) in columns.items()
             }
-            for metric, function in METRICS.items()
+            for metric, function in metrics.items()
         }
         drawn = _drawn(columns, values, patients, resamples, seed)
         for metric, found in values.items():
             over = [name for name, value in found.items() if not np.isnan(value)]
             value = float(np.mean([found[name] for name in over])) if over else float("nan")
             yield (
-                f"{level}/{metric}",
+                title.format(metric),
                 percentile_interval(value, drawn[metric], confidence),
                 len(patients),
                 over,
             )
+
+
+def _calibrated(studies: dict[str, pd.DataFrame], calibration) -> dict[str, pd.DataFrame]:
+    """The studies of the labels that are calibrated, with probabilities for scores."""
+    return {
+        name: rows.assign(score=calibration.of(name).apply(score_log_odds(rows["score"])))
+        for name, rows in studies.items()
+        if calibration.of(name) is not None
+    }
 
 
 def _arrays(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

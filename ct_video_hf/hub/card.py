@@ -16,9 +16,21 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import CTVideoError
-from ..evaluation import AGGREGATIONS, Calibration, describe_aggregation, read_calibration
+from ..evaluation import (
+    AGGREGATIONS,
+    Calibration,
+    LabelCalibrations,
+    describe_aggregation,
+    read_calibration,
+)
 from ..evaluation.report import values_in
 from ..files import replacing
+from .card_calibration import (
+    calibration_limit,
+    calibration_words,
+    point_rows,
+    score_words,
+)
 from .card_conversion import (
     CONVERSION_FILE,
     conversion_limits,
@@ -29,7 +41,6 @@ from .card_rows import (
     aggregation_code,
     data_words,
     model_rows,
-    point_rows,
     processor_rows,
     result_rows,
     split_rows,
@@ -81,7 +92,7 @@ class ModelCardFacts:
         ``metrics.json``; empty when nothing was measured.
     conversion : dict
         ``conversion.json``; empty unless the weights are a converted checkpoint's as they are.
-    calibration : Calibration or None
+    calibration : Calibration, LabelCalibrations or None
         ``calibration.json``.
     figures : list of (path, description)
         Pictures in the folder that the card shows.
@@ -98,7 +109,7 @@ class ModelCardFacts:
     figures: list[tuple[str, str]] = field(default_factory=list)
     license: str | None = None
     conversion: dict[str, Any] = field(default_factory=dict)
-    calibration: Calibration | None = None
+    calibration: Calibration | LabelCalibrations | None = None
 
     @classmethod
     def from_folder(
@@ -235,8 +246,8 @@ def render_model_card(facts: ModelCardFacts) -> str:
         result_rows=result_rows(metrics),
         interval_name=f"{100 * confidence:.0f} % interval" if confidence else "interval",
         figures=facts.figures,
-        calibration_words=_calibration_words(facts),
-        score_words=_score_words(facts),
+        calibration_words=calibration_words(facts.calibration, facts.metrics),
+        score_words=score_words(facts.calibration),
         point_rows=point_rows(metrics),
         subgroup_rows=subgroup_rows(metrics),
         limits=_limits(facts),
@@ -349,26 +360,6 @@ def _aggregation_of(metrics: dict[str, Any]) -> str:
     return describe_aggregation(metrics["aggregation"], metrics.get("top_k", 3))
 
 
-def _calibration_words(facts: ModelCardFacts) -> str:
-    if facts.calibration is None:
-        if any("calibration" in name for name in facts.metrics):
-            return "Calibration: none; the error of the scores as they are stands in the table."
-        return "Calibration: not measured."
-    words = f"Calibration: {facts.calibration.words()}; `calibration.json` holds it."
-    if "study/brier_calibrated" in facts.metrics:
-        return f"{words} Rows named `..._calibrated` measure it on the split above."
-    return f"{words} What it does on other studies was not measured."
-
-
-def _score_words(facts: ModelCardFacts) -> str:
-    if facts.calibration is None:
-        return "Scores are not calibrated: 0.8 does not mean four cases of five."
-    return (
-        "These scores are not calibrated; `ct_video_hf.pipeline` calibrates the study's score with "
-        "`calibration.json` and says so."
-    )
-
-
 def _limits(facts: ModelCardFacts) -> list[str]:
     if facts.conversion:
         return conversion_limits(facts.conversion)
@@ -377,14 +368,7 @@ def _limits(facts: ModelCardFacts) -> list[str]:
         "The marked slices show what drove the network, which need not be what a radiologist "
         "would mark.",
     ]
-    if facts.calibration is None:
-        limits.insert(0, "Scores are not calibrated, and no operating point was chosen.")
-    else:
-        limits.insert(
-            0,
-            "The calibration and the thresholds hold for patients like the validation studies, "
-            "with as large a share of positive ones.",
-        )
+    limits.insert(0, calibration_limit(facts.calibration))
     studies = (facts.metrics.get("study/auroc") or {}).get("n")
     if studies is None:
         limits.append("Nothing at all was measured on held-out studies.")

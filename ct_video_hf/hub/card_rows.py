@@ -11,7 +11,7 @@ __all__ = [
     "aggregation_code",
     "data_words",
     "model_rows",
-    "point_rows",
+    "plain",
     "processor_rows",
     "result_rows",
     "split_rows",
@@ -49,7 +49,7 @@ _TRAINING_OPTIONS = {
 }
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """A value as the cell of a Markdown table."""
     if value is None:
         return "none"
@@ -58,7 +58,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple):
-        return ", ".join(_plain(entry) for entry in value) or "none"
+        return ", ".join(plain(entry) for entry in value) or "none"
     return " ".join(str(value).replace("|", "\\|").split())
 
 
@@ -71,19 +71,19 @@ def model_rows(
     if len(labels) > 10:
         labels = [*labels[:3], "...", f"{len(labels)} in all"]
     parameters = training.get("parameters")
-    frames, side, channels = (_plain(NOT_STATED if n is None else n) for n in clip_input(config))
+    frames, side, channels = (plain(NOT_STATED if n is None else n) for n in clip_input(config))
     binary = config.get("problem_type") != "single_label_classification"
     outputs = "one logit a label, sigmoid" if binary else "one logit a class, softmax"
     return [
-        ("backbone", _plain(training.get("backbone") or NOT_STATED)),
-        ("model type", f"`{_plain(config.get('model_type'))}`"),
+        ("backbone", plain(training.get("backbone") or NOT_STATED)),
+        ("model type", f"`{plain(config.get('model_type'))}`"),
         ("parameters", f"{parameters:,}" if parameters else NOT_STATED),
         (
             "input",
             f"`{input_name(config)}` (batch, slices: {frames}, channels: {channels}, {side}, "
             f"{side})",
         ),
-        ("output", f"{outputs}: {_plain(labels)}"),
+        ("output", f"{outputs}: {plain(labels)}"),
     ]
 
 
@@ -93,12 +93,12 @@ def weight_rows(
     """Where training started, and every licence on its own line."""
     rows = [("licence of the code", "Apache-2.0")]
     if conversion:
-        rows += [(words, _plain(text)) for words, text in conversion_rows(conversion)]
-        return [*rows, ("licence of this folder's weights", _plain(license or NOT_STATED))]
+        rows += [(words, plain(text)) for words, text in conversion_rows(conversion)]
+        return [*rows, ("licence of this folder's weights", plain(license or NOT_STATED))]
     rows += _starting_weights(training)
     provenance = _provenance(training)
-    rows.append(("licence of the training data", _plain(provenance.get("licence") or NOT_STATED)))
-    rows.append(("licence of these weights", _plain(license or NOT_STATED)))
+    rows.append(("licence of the training data", plain(provenance.get("licence") or NOT_STATED)))
+    rows.append(("licence of these weights", plain(license or NOT_STATED)))
     return rows
 
 
@@ -113,11 +113,11 @@ def _starting_weights(training: dict[str, Any]) -> list[tuple[str, str]]:
     record = _weight_record(training.get("backbone"), given)
     if record is None and training.get("converted_from"):
         converted = [
-            (words, _plain(text)) for words, text in conversion_rows(training["converted_from"])
+            (words, plain(text)) for words, text in conversion_rows(training["converted_from"])
         ]
-        return [("starting weights", f"`{_plain(given)}`, a converted checkpoint"), *converted]
+        return [("starting weights", f"`{plain(given)}`, a converted checkpoint"), *converted]
     if record is None:
-        return [("starting weights", f"`{_plain(given)}`"), ("their licence", NOT_STATED)]
+        return [("starting weights", f"`{plain(given)}`"), ("their licence", NOT_STATED)]
     return [
         ("starting weights", f"`{given}`: {record.origin}, <{record.url}>"),
         ("their sha256", record.sha256 or "none published"),
@@ -129,11 +129,11 @@ def _starting_weights(training: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _transformers_weights(name: Any, origin: dict[str, Any]) -> list[tuple[str, str]]:
     """What is known of a model of transformers: whatever its own card says, and no more."""
-    commit = f" at commit `{_plain(origin['commit'])}`" if origin.get("commit") else ""
+    commit = f" at commit `{plain(origin['commit'])}`" if origin.get("commit") else ""
     license = origin.get("license")
     return [
-        ("starting weights", f"those of `{_plain(name)}`{commit}"),
-        ("their licence", f"{_plain(license)}, says their card" if license else NOT_STATED),
+        ("starting weights", f"those of `{plain(name)}`{commit}"),
+        ("their licence", f"{plain(license)}, says their card" if license else NOT_STATED),
         ("data that they were trained on", NOT_STATED),
         ("code of the network", "transformers' own"),
     ]
@@ -157,19 +157,19 @@ def data_words(training: dict[str, Any]) -> str:
     if not data.get("set"):
         return "Not stated: the folder holds no record of its training data."
     provenance, manifest = _provenance(training), data.get("manifest") or {}
-    words = [f"Prepared set “{_plain(data['set'])}”"]
+    words = [f"Prepared set “{plain(data['set'])}”"]
     if provenance.get("name"):
-        words[0] += f", made from “{_plain(provenance['name'])}”"
+        words[0] += f", made from “{plain(provenance['name'])}”"
     words[0] += "."
     if provenance.get("description"):
-        words.append(_plain(provenance["description"]))
+        words.append(plain(provenance["description"]))
     if manifest.get("patients_known") is True:
         words.append("It was split by patient: no patient is in two splits.")
     elif manifest.get("patients_known") is False:
         words.append("Patients are not known in it: it was split by study.")
     if manifest.get("rejected") is not None:
         words.append(f"Studies that could not be read and were left out: {manifest['rejected']}.")
-    words.append(f"Licence: {_plain(provenance.get('licence') or NOT_STATED)}")
+    words.append(f"Licence: {plain(provenance.get('licence') or NOT_STATED)}")
     return " ".join(words)
 
 
@@ -180,8 +180,8 @@ def split_rows(training: dict[str, Any]) -> list[list[str]]:
     return [
         [
             role,
-            *(_plain(row.get(column, NOT_STATED)) for column in columns),
-            _plain((row.get("left_out") or {}).get("studies", NOT_STATED)),
+            *(plain(row.get(column, NOT_STATED)) for column in columns),
+            plain((row.get("left_out") or {}).get("studies", NOT_STATED)),
         ]
         for role, row in counts.items()
     ]
@@ -199,18 +199,18 @@ def aggregation_code(method: str, top_k: int) -> str:
 def processor_rows(processor: dict[str, Any]) -> list[tuple[str, str]]:
     """HU to network input."""
     windows = processor.get("windows") or []
-    shown = "; ".join(f"C {_plain(c)} W {_plain(w)} HU" for c, w in windows)
+    shown = "; ".join(f"C {plain(c)} W {plain(w)} HU" for c, w in windows)
     stride = processor.get("stride") or processor.get("num_frames")
     return [
-        ("in-plane size", f"{_plain(processor.get('size'))} pixels, area averaging"),
-        ("centre crop", f"{_plain(processor.get('crop_size'))} pixels"),
+        ("in-plane size", f"{plain(processor.get('size'))} pixels, area averaging"),
+        ("centre crop", f"{plain(processor.get('crop_size'))} pixels"),
         ("HU windows, to 0..1", shown or NOT_STATED),
-        ("channels", _plain(processor.get("num_channels"))),
-        ("mean, subtracted", _plain(processor.get("mean"))),
-        ("standard deviation, divided by", _plain(processor.get("std"))),
-        ("slices in a clip", _plain(processor.get("num_frames"))),
-        ("slices between clips", _plain(stride)),
-        ("after the last whole clip", _plain(processor.get("tail"))),
+        ("channels", plain(processor.get("num_channels"))),
+        ("mean, subtracted", plain(processor.get("mean"))),
+        ("standard deviation, divided by", plain(processor.get("std"))),
+        ("slices in a clip", plain(processor.get("num_frames"))),
+        ("slices between clips", plain(stride)),
+        ("after the last whole clip", plain(processor.get("tail"))),
         ("spacing", "slices as scanned; not resampled"),
     ]
 
@@ -221,14 +221,14 @@ def training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
         return []
     arguments = training.get("arguments") or {}
     rows = [
-        (words, _plain(arguments[name]))
+        (words, plain(arguments[name]))
         for name, words in _TRAINING_OPTIONS.items()
         if name in arguments and _matters(name, arguments)
     ]
     if training.get("probe"):
         words = "linear head alone, fitted on cached features; its L2 penalty, of"
-        tried = _plain(training["probe"]["penalties"])
-        rows.append((f"{words} {tried}", _plain(training["probe"]["penalty"])))
+        tried = plain(training["probe"]["penalties"])
+        rows.append((f"{words} {tried}", plain(training["probe"]["penalty"])))
     for name, words in (
         ("global_batch_size", "clips in a step"),
         ("epochs_run", "epochs run"),
@@ -238,13 +238,13 @@ def training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
         ("training_seconds", "seconds of training"),
     ):
         if training.get(name) is not None:
-            rows.append((words, _plain(training[name])))
+            rows.append((words, plain(training[name])))
     best = training.get("best_metric")
     if best:
-        rows.append((f"its {_plain(best['name'])}, on the validation split", _plain(best["value"])))
+        rows.append((f"its {plain(best['name'])}, on the validation split", plain(best["value"])))
     hardware = training.get("hardware")
     if hardware:
-        rows.append(("hardware", ", ".join(f"{k} {_plain(v)}" for k, v in hardware.items())))
+        rows.append(("hardware", ", ".join(f"{k} {plain(v)}" for k, v in hardware.items())))
     return rows
 
 
@@ -267,36 +267,14 @@ def result_rows(metrics: dict[str, Any]) -> list[list[str]]:
     for name, entry in values_in(metrics).items():
         level, _, metric = name.partition("/")
         low, high = entry.get("low"), entry.get("high")
-        value = f"undefined ({_plain(entry.get('undefined', 'no reason given'))})"
+        value = f"undefined ({plain(entry.get('undefined', 'no reason given'))})"
         if entry["value"] is not None:
             value = f"{entry['value']:.3f}"
         interval = NOT_MEASURED if low is None or high is None else f"{low:.3f} to {high:.3f}"
         positives = f"mean of {entry['over']} labels" if "over" in entry else NOT_STATED
-        counts = [_plain(entry.get("n", NOT_STATED)), _plain(entry.get("positives", positives))]
-        rows.append([level or NOT_STATED, _plain(metric), value, interval, *counts])
+        counts = [plain(entry.get("n", NOT_STATED)), plain(entry.get("positives", positives))]
+        rows.append([level or NOT_STATED, plain(metric), value, interval, *counts])
     return rows
-
-
-def _with_interval(entry: dict[str, Any]) -> str:
-    if entry["value"] is None:
-        return "undefined"
-    shown = f"{entry['value']:.3f}"
-    if entry["low"] is not None:
-        shown += f" ({entry['low']:.3f} to {entry['high']:.3f})"
-    return shown
-
-
-def point_rows(metrics: dict[str, Any]) -> list[list[str]]:
-    """Operating points: rule, threshold and its rates with intervals."""
-    rates = ("sensitivity", "specificity", "positive_predictive_value", "negative_predictive_value")
-    return [
-        [
-            _plain(point["words"]),
-            f"{point['threshold']:.3f}",
-            *(_with_interval(point[rate]) for rate in rates),
-        ]
-        for point in metrics.get("operating_points") or []
-    ]
 
 
 def subgroup_rows(metrics: dict[str, Any]) -> list[list[str]]:
@@ -304,15 +282,15 @@ def subgroup_rows(metrics: dict[str, Any]) -> list[list[str]]:
     names = {"spacing_mm": "slice spacing", "slices": "number of slices"}
     rows = []
     for entry in metrics.get("subgroups") or []:
-        value = f"undefined ({_plain(entry.get('undefined', 'no reason given'))})"
+        value = f"undefined ({plain(entry.get('undefined', 'no reason given'))})"
         interval = NOT_MEASURED
         if entry["value"] is not None:
             value = f"{entry['value']:.3f}"
         if entry["low"] is not None:
             interval = f"{entry['low']:.3f} to {entry['high']:.3f}"
-        by = names.get(entry["by"], _plain(entry["by"]))
-        counts = [_plain(entry[key]) for key in ("studies", "positives")]
-        rows.append([by, _plain(entry["group"]), *counts, value, interval])
+        by = names.get(entry["by"], plain(entry["by"]))
+        counts = [plain(entry[key]) for key in ("studies", "positives")]
+        rows.append([by, plain(entry["group"]), *counts, value, interval])
     return rows
 
 
@@ -321,4 +299,4 @@ def versions_line(training: dict[str, Any]) -> str:
     versions = training.get("versions")
     if not versions:
         return "Not stated."
-    return ", ".join(f"{name} {_plain(version)}" for name, version in versions.items()) + "."
+    return ", ".join(f"{name} {plain(version)}" for name, version in versions.items()) + "."

@@ -16,16 +16,14 @@ from ..data import load_ct_dataset
 from ..data.label_choice import choose_labels
 from ..errors import CTVideoError
 from ..evaluation import (
-    aggregate,
+    calibrate_table,
     evaluate_predictions,
-    fit_calibration,
     point_metrics,
     write_json,
     write_predictions,
 )
 from ..evaluation.figures import write_figures
 from ..evaluation.figures_labels import write_label_figures
-from ..evaluation.several import has_several_labels
 from ..evaluation.tables import left_out, predictions_from
 from ..training.counts import count_split
 from ..training.features import SetFeatures, weights_hash
@@ -231,12 +229,10 @@ def _save(
 
 
 def _calibration(validation, rules: dict):
-    if validation is None or has_several_labels(validation):
+    if validation is None:
         return None
-    how = {"top_k": rules["top_k"], "label_from": rules["label_from"]}
     try:
-        studies = aggregate(validation, rules["aggregation"], **how)
-        return fit_calibration(studies, "temperature", **rules)
+        return calibrate_table(validation, "temperature", **rules)
     except CTVideoError as error:
         logger.warning("the model is not calibrated: %s", error)
         return None

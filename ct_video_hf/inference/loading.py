@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CTVideoError
-from ..evaluation import Calibration, read_calibration
+from ..evaluation import Calibration, LabelCalibrations, read_calibration
 from ..progress import no_transformers_bars
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class LoadedModel:
         What was asked for and the commit it stood for; None for a folder.
     training : dict
         The folder's training_config.json; empty where there is none.
-    calibration : Calibration or None
+    calibration : Calibration, LabelCalibrations or None
         The folder's calibration.json.
     """
 
@@ -56,7 +56,7 @@ class LoadedModel:
     revision: str | None = None
     commit: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
-    calibration: Calibration | None = None
+    calibration: Calibration | LabelCalibrations | None = None
 
     @property
     def aggregation(self) -> tuple[str, int]:

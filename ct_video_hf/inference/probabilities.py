@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..evaluation import LabelCalibrations
 from .loading import LoadedModel
 from .results import sigmoid
 
@@ -33,32 +34,53 @@ def study_probabilities(
     not_calibrated : str or None
         From :func:`why_not_calibrated`.
     """
-    logit = float(study[label])
-    scores = [sigmoid(float(value)) for value in study]
-    probabilities, words = scores, not_calibrated
-    if words is None:
-        probabilities = loaded.calibration.apply(study).tolist()
-        words = loaded.calibration.words()
+    each = [
+        _of_label(float(value), loaded, name, not_calibrated)
+        for value, name in zip(study, labels, strict=True)
+    ]
+    chosen = each[label]
     found = {
-        "study_probability": probabilities[label],
-        "study_score": scores[label],
-        "study_logit": logit,
+        "study_probability": chosen["probability"],
+        "study_score": chosen["score"],
+        "study_logit": float(study[label]),
         "label": labels[label],
-        "study_probabilities": dict(zip(labels, probabilities, strict=True)),
-        "calibrated": not_calibrated is None,
-        "calibration": words,
+        "study_probabilities": {
+            name: one["probability"] for name, one in zip(labels, each, strict=True)
+        },
+        "calibrated": chosen["calibrated"],
+        "calibration": chosen["calibration"],
     }
-    if found["calibrated"]:
-        found["operating_points"] = [
+    if chosen["calibrated"]:
+        found["operating_points"] = chosen["operating_points"]
+    if len(labels) > 1:
+        found["labels"] = dict(zip(labels, each, strict=True))
+    return found
+
+
+def _of_label(
+    logit: float, loaded: LoadedModel, label: str, not_calibrated: str | None
+) -> dict[str, Any]:
+    """A label's probability, score, how it was calibrated or why not, and operating points."""
+    score = sigmoid(logit)
+    reason = not_calibrated or loaded.calibration.why_not(label)
+    found = {"probability": score, "score": score, "calibrated": reason is None}
+    if reason is not None:
+        return found | {"calibration": reason}
+    calibration = loaded.calibration.of(label)
+    return {
+        **found,
+        "probability": float(calibration.apply([logit])[0]),
+        "calibration": calibration.words(),
+        "operating_points": [
             {
                 "rule": point.rule,
                 "words": point.words,
                 "threshold": point.threshold,
-                "positive": scores[label] >= point.threshold,
+                "positive": score >= point.threshold,
             }
-            for point in loaded.calibration.operating_points
-        ]
-    return found
+            for point in calibration.operating_points
+        ],
+    }
 
 
 def why_not_calibrated(
@@ -68,9 +90,12 @@ def why_not_calibrated(
     calibration, processor = loaded.calibration, loaded.processor
     if calibration is None:
         return "the model has none"
-    if len(labels) != 1:
+    if isinstance(calibration, LabelCalibrations):
+        if len(labels) == 1:
+            return "it is for several labels, and the model has one"
+    elif len(labels) != 1:
         return "it is for one label, and the model has several"
-    if (calibration.aggregation, calibration.top_k) != loaded.aggregation:
+    if not calibration.fits(*loaded.aggregation):
         return "it was fitted for another rule of study scores"
     if tta is not None:
         return "it was fitted without test-time augmentation"

@@ -42,7 +42,7 @@ def prediction_row(
 ) -> dict[str, Any]:
     """One table row: a study's result, or its error.
 
-    With several labels there is a column ``probability:NAME`` for each.
+    With several labels there are columns ``probability:NAME`` and ``calibrated:NAME`` for each.
     """
     if result is None:
         return {"study": study, "error": " ".join(str(error or "unknown").split())}
@@ -74,6 +74,11 @@ def prediction_row(
         row["key_slice_source_index"] = keys[0]["source_index"]
     if len(result["study_probabilities"]) > 1:
         row |= {f"probability:{n}": p for n, p in result["study_probabilities"].items()}
+        told = result.get("labels", {})  # a mean of models has no calibration
+        row |= {
+            f"calibrated:{n}": n in told and told[n]["calibrated"]
+            for n in result["study_probabilities"]
+        }
     return row
 
 

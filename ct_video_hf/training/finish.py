@@ -12,15 +12,14 @@ from accelerate import PartialState
 from ..errors import CTVideoError
 from ..evaluation import (
     Calibration,
-    aggregate,
+    LabelCalibrations,
+    calibrate_table,
     evaluate_predictions,
-    fit_calibration,
     write_json,
     write_predictions,
 )
 from ..evaluation.figures import plot_learning_curve, write_figures
 from ..evaluation.figures_labels import write_label_figures
-from ..evaluation.several import has_several_labels
 from ..evaluation.style import in_both_themes
 from ..evaluation.tables import left_out
 from ..files import move_into_place
@@ -91,22 +90,18 @@ def _rules(options: dict) -> dict[str, Any]:
     }
 
 
-def _calibration(validation, options: dict) -> Calibration | None:
+def _calibration(validation, options: dict) -> Calibration | LabelCalibrations | None:
     """Fitted on the validation studies; None, with a word, where that is not possible."""
     if options["calibration"] == "none" or validation is None:
         return None
-    if has_several_labels(validation):
-        logger.info("a model of several labels is not calibrated")
-        return None
-    rules = _rules(options)
-    studies = aggregate(
-        validation, rules["aggregation"], top_k=rules["top_k"], label_from=rules["label_from"]
-    )
     try:
-        return fit_calibration(studies, options["calibration"], **rules)
+        found = calibrate_table(validation, options["calibration"], **_rules(options))
     except CTVideoError as error:
         logger.warning("the model is not calibrated: %s", error)
         return None
+    for label, reason in getattr(found, "missing", {}).items():
+        logger.warning("the label %s is not calibrated: %s", label, reason)
+    return found
 
 
 def _write_evidence(stage: Path, tables, scored, metrics, trainer, options, calibration) -> None:

@@ -13,13 +13,18 @@ from ct_video_hf.errors import CTVideoError
 from ct_video_hf.evaluation import (
     aggregate,
     auroc,
+    calibrate_table,
     evaluate_predictions,
     fit_calibration,
+    format_metrics,
     make_predictions,
     read_calibration,
 )
 from ct_video_hf.evaluation.calibration import Calibration, score_log_odds
+from ct_video_hf.evaluation.calibration_labels import holds_for
 from ct_video_hf.evaluation.figures import write_figures
+from ct_video_hf.evaluation.predictions import check_predictions
+from ct_video_hf.evaluation.several import by_label
 
 
 def studies(n=4000, temperature=2.5, seed=0, split="validation"):
@@ -185,3 +190,95 @@ def test_figures_come_light_and_dark(tmp_path):
         for end in ("", "_dark")
     }  # fmt: skip
     assert all(path.stat().st_size > 5000 for path in written)
+
+
+# ---- several labels ------------------------------------------------------------------------------
+
+
+def several(split, seed=3, n=300):
+    """Three labels whose log-odds are too large by 2.5, too small by 2, and of one class alone."""
+    parts = {
+        "nodule": table(split, seed, n),
+        "effusion": table(split, seed, n),
+        "rare": table(split, seed, n),
+    }
+    effusion = parts["effusion"]
+    parts["effusion"] = make_predictions(
+        **effusion.drop(columns=["score", "logit"]), logit=effusion["logit"] / 5
+    )
+    if split == "validation":
+        parts["rare"] = parts["rare"].assign(label=0, study_label=0)
+    rows = pd.concat([rows.assign(label_name=name) for name, rows in parts.items()])
+    return check_predictions(rows.sort_values(["study_id", "clip_start"], kind="stable"))
+
+
+@pytest.mark.parametrize("method", ["temperature", "isotonic"])
+def test_each_label_is_calibrated_and_one_of_one_class_says_why_not(tmp_path, method):
+    found = calibrate_table(several("validation"), method)
+    assert found.missing == {
+        "rare": "a calibration needs 10 studies of either class, found 0 positive of 300"
+    }
+    for name, rows in by_label(several("validation")).items():
+        alone = None if name == "rare" else fit_calibration(aggregate(rows), method)
+        assert found.of(name) == alone
+    if method == "temperature":
+        values = [found.of(n).parameters["temperature"] for n in ("nodule", "effusion")]
+        assert values[0] == pytest.approx(5 * values[1], rel=1e-3)
+        odds = score_log_odds(aggregate(by_label(several("validation"))["effusion"])["score"])
+        labels = by_label(several("validation"))["effusion"]["label"]
+        model = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-8)
+        slope = model.fit(odds[:, None], labels).coef_[0, 0]
+        assert values[1] == pytest.approx(1 / slope, rel=1e-3)
+    assert found.write(tmp_path).name == "calibration.json"
+    assert read_calibration(tmp_path) == found
+    with pytest.raises(CTVideoError, match=r"no label can be calibrated: a: .*; b: "):
+        calibrate_table(pd.concat([table(n=9).assign(label_name=n) for n in "ab"]))
+
+
+def test_the_report_measures_each_label_and_their_mean():
+    held, test = calibrate_table(several("validation")), several("test", seed=5)
+    report = evaluate_predictions(test, resamples=100, calibration=held)
+    plain = evaluate_predictions(test, resamples=100)
+    values = {}
+    for name, rows in by_label(test).items():
+        found = report["labels"][name]
+        alone = evaluate_predictions(rows, resamples=100, calibration=held.of(name))
+        assert found.get("study/brier_calibrated") == alone.get("study/brier_calibrated")
+        assert found.get("operating_points") == alone.get("operating_points")
+        if held.of(name) is not None:
+            values[name] = found["study/brier_calibrated"]["value"]
+            assert values[name] < found["study/brier"]["value"]
+    assert report["labels"]["rare"]["not_calibrated"].startswith("a calibration needs 10")
+    mean = report["study/brier_calibrated"]
+    assert (mean["value"], mean["over"]) == (pytest.approx(np.mean(list(values.values()))), 2)
+    assert mean["low"] < mean["value"] < mean["high"]
+    assert report["study/auroc"] == plain["study/auroc"], "ranks and scores stay as they are"
+    words = format_metrics(report)
+    assert "calibration of rare: none (a calibration needs 10 studies" in words
+    assert "calibration of nodule: temperature scaling" in words
+    assert "threshold of effusion" in words
+
+
+def test_a_calibration_speaks_of_other_studies_by_the_same_rules_alone():
+    rules = {"aggregation": "max", "top_k": 3, "label_from": "study"}
+    held = calibrate_table(several("validation"))
+    assert holds_for(held, several("test"), rules)
+    assert not holds_for(held, several("validation"), rules)
+    assert not holds_for(held, several("test"), rules | {"aggregation": "noisy_or"})
+    assert not holds_for(held, table(), rules), "of one label"
+    assert not holds_for(held, several("test").assign(label_name="other"), rules)
+    assert not holds_for(fit_calibration(studies(100)), several("test"), rules)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"labels": []},
+        {"labels": {"a": {"not_calibrated": "few"}}},
+        {"labels": {"a": {"method": "temperature"}}},
+    ],
+)
+def test_a_damaged_file_of_several_labels_is_refused(tmp_path, content):
+    (tmp_path / "calibration.json").write_text(json.dumps(content))
+    with pytest.raises(CTVideoError, match=r"calibration.json is no calibration"):
+        read_calibration(tmp_path)

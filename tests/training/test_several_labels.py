@@ -8,17 +8,27 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+import ct_video_hf
 from ct_video_hf.cli import main
 from ct_video_hf.data import PrepareOptions, load_ct_dataset, prepare
 from ct_video_hf.data.errors import CTDataError
 from ct_video_hf.data.rsna_labels import EXAM_WEIGHTS, IMAGE_LABEL, OFFICIAL_LABELS
 from ct_video_hf.errors import CTVideoError
-from ct_video_hf.evaluation import aggregate, read_predictions, rsna_weighted_log_loss
+from ct_video_hf.evaluation import (
+    aggregate,
+    read_calibration,
+    read_predictions,
+    rsna_weighted_log_loss,
+)
 from ct_video_hf.evaluation.several import by_label
+from ct_video_hf.hub import check_model_card
 from ct_video_hf.hub.card import write_model_card
+from ct_video_hf.inference.html_report import render_report
+from ct_video_hf.inference.tables import prediction_row
 from ct_video_hf.training import run
 from ct_video_hf.training.loss import TrainingLoss
 from tests.support.clip_sets import write_clip_set
+from tests.support.prediction import chest_hu, volume_of
 from tests.support.rsna_tree import hashed, write_rsna_tree
 from tests.support.tiny_runs import OPTIONS, words
 
@@ -93,6 +103,50 @@ def test_evaluation_again_and_from_the_table_alone(trained, several, tmp_path, c
     line = ["evaluate", "--predictions", str(trained.folder / "predictions.csv"), "--json"]
     assert main([*line, "--resamples", "50"]) == 0
     assert json.loads(capsys.readouterr().out)["study/auroc"] == again["study/auroc"]
+
+
+def test_labels_are_calibrated_where_validation_has_both_classes(tmp_path, capsys):
+    counts = {"train": 6, "validation": 36, "test": 12}
+    data = write_clip_set(
+        tmp_path / "set", counts, others=("nodule", "effusion, left"), one_class="validation"
+    )
+    options = OPTIONS | {"epochs": 1, "write_card": write_model_card}
+    result = run(data=str(data), output=str(tmp_path / "run"), **options)
+    held = json.loads((result.folder / "calibration.json").read_text())["labels"]
+    assert held["label"] == {
+        "not_calibrated": "a calibration needs 10 studies of either class, found 0 positive of 36"
+    }
+    assert held["nodule"]["studies"] == 24
+    assert result.metrics["study/brier_calibrated"]["over"] == 2
+    assert check_model_card(result.folder) == []
+    card = (result.folder / "README.md").read_text()
+    assert "label: not calibrated (a calibration needs 10 studies" in card
+    assert "| nodule: largest sensitivity + specificity | " in card
+    line = ["evaluate", str(result.folder), str(data), "--json", "--resamples", "50", "-q"]
+    assert main([*line, "--device", "cpu"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["labels"] == result.metrics["labels"]
+    table = str(result.folder / "predictions.csv")
+    assert main(["evaluate", "--predictions", table, "--json", "--resamples", "50"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["study/brier_calibrated"] == result.metrics["study/brier_calibrated"]
+    predict = ct_video_hf.pipeline(str(result.folder), device="cpu", label="nodule")
+    volume = volume_of(chest_hu(20, 36))
+    found = predict(volume)
+    assert found["calibrated"]
+    assert found["calibration"] == read_calibration(result.folder).of("nodule").words()
+    assert [one["calibrated"] for one in found["labels"].values()] == [False, True, True]
+    assert found["labels"]["label"]["calibration"].endswith("found 0 positive of 36")
+    temperature = held["nodule"]["parameters"]["temperature"]
+    assert found["study_probability"] == pytest.approx(
+        1 / (1 + np.exp(-found["study_logit"] / temperature))
+    )
+    row = prediction_row("scan", found)
+    assert (row["calibrated:label"], row["calibrated:nodule"]) == (False, True)
+    assert "found 0 positive of 36" in render_report(volume, found)
+    line = ["evaluate", str(result.folder), str(data), "--split", "validation", "-q"]
+    assert main([*line, "--calibrate", "isotonic", "--device", "cpu", "--resamples", "50"]) == 0
+    assert read_calibration(result.folder).of("nodule").method == "isotonic"
 
 
 def test_one_label_of_several(several, tmp_path, capsys):
