@@ -37,6 +37,7 @@ from .card_conversion import (
     conversion_summary,
     conversion_words,
 )
+from .card_figures import CardFigure, find_figures
 from .card_rows import (
     aggregation_code,
     data_words,
@@ -51,15 +52,6 @@ from .card_rows import (
 )
 
 __all__ = ["ModelCardFacts", "render_model_card", "write_model_card"]
-
-_FIGURES = {
-    "roc.png": "ROC curve on the test studies",
-    "pr.png": "Precision and recall on the test studies",
-    "reliability.png": "Reliability of the study scores",
-    "scores.png": "Study scores by label",
-    "labels.png": "Study AUROC of each label",
-    "learning_curve.png": "Learning curve",
-}
 
 _CITATION = """\
 @inproceedings{ke2023video,
@@ -94,7 +86,7 @@ class ModelCardFacts:
         ``conversion.json``; empty unless the weights are a converted checkpoint's as they are.
     calibration : Calibration, LabelCalibrations or None
         ``calibration.json``.
-    figures : list of (path, description)
+    figures : list of CardFigure
         Pictures in the folder that the card shows.
     license : str or None
         Identifier of the licence that these weights are published under; None: not stated.
@@ -106,7 +98,7 @@ class ModelCardFacts:
     processor: dict[str, Any]
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
-    figures: list[tuple[str, str]] = field(default_factory=list)
+    figures: list[CardFigure] = field(default_factory=list)
     license: str | None = None
     conversion: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | LabelCalibrations | None = None
@@ -133,11 +125,6 @@ class ModelCardFacts:
         processor = _read(path / "video_preprocessor_config.json", needed=True)
         training = _read(path / "training_config.json")
         name = model_id or _folder_name(path, training)
-        figures = [
-            (f"figures/{file}", words)
-            for file, words in _FIGURES.items()
-            if (path / "figures" / file).is_file()
-        ]
         return cls(
             name=name.rpartition("/")[2],
             model_id=name,
@@ -145,7 +132,7 @@ class ModelCardFacts:
             processor=processor,
             training=training,
             metrics=_read(path / "metrics.json"),
-            figures=figures,
+            figures=find_figures(path),
             license=license or (training.get("arguments") or {}).get("license"),
             calibration=read_calibration(path),
             conversion={} if training else _read(path / CONVERSION_FILE),

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from .card_figures import pictures_in
 from .model_folder import find_local_paths
 from .private_text import find_private
 
@@ -54,7 +55,7 @@ def check_model_card(path: str | os.PathLike) -> list[str]:
     except UnicodeDecodeError as error:
         return [f"{path.name} is not UTF-8: {error}"]
     problems = check_card_text(text)
-    for figure in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
+    for figure in pictures_in(text):
         if "://" not in figure and not (path.parent / figure).is_file():
             problems.append(f"the picture {figure} is missing")
     return problems

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CTVideoError
+from .card_figures import FIGURES
 from .guard_files import foreign_tensors, problems_of, without_studies
 from .model_folder import check_model_folder
 from .scan_files import what_of_patients
 
 __all__ = ["Plan", "plan_upload", "refuse_private"]
 
-_FIGURES = "learning_curve|pr|reliability|roc|scores"
 #: What a model repository consists of; anything else stays at home.
 _PUBLIC = re.compile(
     r"config\.json|video_preprocessor_config\.json|generation_config\.json"
     r"|model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?"
     r"|training_config\.json|conversion\.json|calibration\.json|metrics\.json|README\.md"
-    rf"|training_log\.csv|[a-z][a-z0-9_]*\.py|figures/({_FIGURES})(_dark)?\.png"
+    rf"|training_log\.csv|[a-z][a-z0-9_]*\.py|figures/({'|'.join(FIGURES)})(_dark)?\.png"
 )
 #: Tables with names of studies that training and evaluation themselves leave, for the user alone.
 _OWN_TABLES = re.compile(r"predictions(_\w+)?\.(csv|parquet)")

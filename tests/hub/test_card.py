@@ -14,6 +14,7 @@ from ct_video_hf.dicom.write import write_series
 from ct_video_hf.errors import CTVideoError
 from ct_video_hf.evaluation import AGGREGATIONS
 from ct_video_hf.hub import check_card_text, check_model_card, write_model_card
+from ct_video_hf.hub.card_figures import pictures_in
 from tests.support.prediction import SPACING, chest_hu, tiny_model_folder
 from tests.support.stranger import run_as_stranger
 
@@ -198,6 +199,31 @@ def test_checking_files(trained, tmp_path):
     assert check_model_card(trained) == []
     (trained / "figures" / "roc.png").unlink()
     assert check_model_card(trained) == ["the picture figures/roc.png is missing"]
+
+
+def test_a_picture_for_dark_pages(trained):
+    """Shown where it is there; either file is missed by the check once it is gone."""
+    (trained / "figures").mkdir()
+    for name in ("roc.png", "roc_dark.png", "pr.png", "scores_dark.png"):
+        (trained / "figures" / name).write_bytes(b"")
+    text = write_model_card(trained).read_text()
+    assert (
+        "<picture>\n"
+        '  <source media="(prefers-color-scheme: dark)" srcset="figures/roc_dark.png">\n'
+        '  <img alt="ROC curve on the test studies" src="figures/roc.png">\n'
+        "</picture>\n"
+    ) in text
+    assert "![Precision and recall on the test studies](figures/pr.png)" in text
+    assert pictures_in(text) == [
+        "figures/pr.png", "figures/roc_dark.png", "figures/roc.png",
+    ]  # fmt: skip
+    assert check_model_card(trained) == []
+    for name in ("roc.png", "roc_dark.png"):
+        (trained / "figures" / name).unlink()
+    assert check_model_card(trained) == [
+        "the picture figures/roc_dark.png is missing",
+        "the picture figures/roc.png is missing",
+    ]
 
 
 @pytest.mark.slow

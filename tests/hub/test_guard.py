@@ -22,6 +22,8 @@ from ct_video_hf.dicom.write import write_series
 from ct_video_hf.errors import CTVideoError
 from ct_video_hf.evaluation.style import new_axes, new_figure, save_figure
 from ct_video_hf.hub import push_model, save_model_folder
+from ct_video_hf.hub.card import ModelCardFacts, render_model_card
+from ct_video_hf.hub.card_figures import FIGURES, pictures_in
 from ct_video_hf.hub.guard import plan_upload
 from ct_video_hf.hub.private_text import find_private
 from ct_video_hf.models import create_model, processor_for
@@ -170,6 +172,16 @@ def test_tables_that_name_patients(folder, line):
 def test_a_scan_in_place_of_a_model_file(folder, dicom, name):
     (folder / name).write_bytes(dicom)
     assert f"{name} looks like patient data" in refused(folder)
+
+
+def test_every_picture_of_the_card_goes(folder):
+    for name in FIGURES:
+        for end in ("", "_dark"):
+            path = folder / "figures" / f"{name}{end}.png"
+            path.write_bytes((folder / PNG).read_bytes())
+    shown = pictures_in(render_model_card(ModelCardFacts.from_folder(folder)))
+    assert len(shown) == 2 * len(FIGURES)
+    assert set(shown) <= set(plan_upload(folder).files)
 
 
 def test_unknown_files_stay_at_home(folder):
