@@ -21,6 +21,11 @@ then 1. The study score comes from the clip scores by the rule that the model wa
 which the output names. It is calibrated where the model folder has a calibration, which the output
 says as well.
 
+--out FILE.csv is a table, one row a study. --out FILE.json holds {"studies": [...]}, for each what
+ct_video_hf.pipeline returns: study and label probabilities, every clip with its slices, score and
+millimetres, key slices, geometry report, model, timings; "study" is its name, and one that failed
+has "error" and "error_type" instead. Both appear only when they are complete.
+
 Started by "accelerate launch -m ct_video_hf predict ...", each process takes its part of the
 studies, on a GPU of its own where there is one for each; the first writes all of them in order.
 
@@ -33,6 +38,13 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
     return value
+
+
+def _results(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in (".csv", ".json"):
+        raise argparse.ArgumentTypeError(f"{text} ends in neither .csv nor .json")
+    return path
 
 
 def _overlays(text: str) -> list[str]:
@@ -50,7 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths", metavar="PATH", nargs="+", type=Path, help="a scan, or a folder of studies"
     )
-    parser.add_argument("--out", type=Path, metavar="CSV", help="write one row a study")
+    parser.add_argument(
+        "--out",
+        type=_results,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="write a table (FILE.csv) or all results (FILE.json); may be given again, for both",
+    )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write one PNG a study")
     parser.add_argument(
@@ -122,7 +141,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict; 0 when every study could be read, 1 otherwise."""
     from ..files import check_writable
-    from ..inference import find_studies, pipeline, write_predictions
+    from ..inference import find_studies, pipeline
     from ..inference.ensemble import CTVideoEnsemble
     from ..inference.evidence import way_of
     from ..inference.processes import Processes
@@ -132,7 +151,8 @@ def run(args: argparse.Namespace) -> int:
     if args.also and args.saliency is not None:
         args.wrong_use("--saliency is about one model; leave --also out")
     studies = find_studies(args.paths)
-    for folder in (args.out and args.out.parent, args.pictures, args.html, args.saliency):
+    folders = [path.parent for path in args.out]
+    for folder in (*folders, args.pictures, args.html, args.saliency):
         if folder is not None:
             check_writable(folder)
     processes = Processes()
@@ -166,14 +186,14 @@ def run(args: argparse.Namespace) -> int:
             if args.saliency is not None and outcome.error is None:
                 answers[-1]["saliency"] = _saliency(args, predict, study, outcome.volume)
     except KeyboardInterrupt:
-        return _stopped(args, rows, len(mine), processes.rank)
+        return _stopped(args, answers, rows, len(mine), processes.rank)
     found = processes.merged(list(zip(answers, rows, strict=True)))
     processes.close()
     if not processes.first:
         return 0
     answers, rows = ([pair[part] for pair in found] for part in (0, 1))
-    if args.out is not None:
-        write_predictions(rows, args.out)
+    for path in args.out:
+        _write(path, answers, rows)
     _answer(args, answers, rows)
     return 1 if any("error" in answer for answer in answers) else 0
 
@@ -185,26 +205,33 @@ def _take(args: argparse.Namespace, name: str, outcome: Any, answers: list, rows
     from ..inference import prediction_row
 
     rows.append(prediction_row(name, outcome.result, outcome.error))
+    answers.append(outcome.row(name))
     if outcome.error is not None:
-        answers.append({"study": name, "error": str(outcome.error)})
         tqdm.write(f"{name}: error: {outcome.error}", file=sys.stderr)
         return
-    answers.append({"study": name, **outcome.result})
     if args.pictures is not None:
         _picture(args.pictures, name, outcome)
     if args.html is not None:
         _report(args.html, name, outcome)
 
 
-def _stopped(args: argparse.Namespace, rows: list[dict[str, Any]], wanted: int, rank: int) -> int:
-    """Keep what is finished under another name, so that nobody takes it for the whole."""
+def _write(path: Path, answers: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Path:
+    from ..evaluation import write_json
     from ..inference import write_predictions
 
-    kept = ""
-    if args.out is not None and rows:
-        partial = args.out.with_name(f"{args.out.stem}.partial{rank or ''}.csv")
-        kept = f"; they are in {write_predictions(rows, partial)}"
-    print(f"stopped after {len(rows)} of {wanted} studies{kept}", file=sys.stderr)
+    if path.suffix.lower() == ".json":
+        return write_json({"studies": answers}, path)
+    return write_predictions(rows, path)
+
+
+def _stopped(args: argparse.Namespace, answers: list, rows: list, wanted: int, rank: int) -> int:
+    """Keep what is finished under another name, so that nobody takes it for the whole."""
+    kept = []
+    for path in args.out if rows else ():
+        partial = path.with_name(f"{path.stem}.partial{rank or ''}{path.suffix}")
+        kept.append(str(_write(partial, answers, rows)))
+    where = f"; they are in {' and '.join(kept)}" if kept else ""
+    print(f"stopped after {len(rows)} of {wanted} studies{where}", file=sys.stderr)
     return 130
 
 
@@ -240,8 +267,8 @@ def _answer(
             continue
         place = f"z {row['best_clip_z_low_mm']:.1f} to {row['best_clip_z_high_mm']:.1f} mm"
         print(f"{row['study']}  {row['label']}  {row['probability']:.4f}  highest clip {place}")
-    if args.out is not None:
-        print(f"table: {args.out}")
+    for path in args.out:
+        print(f"{'results' if path.suffix.lower() == '.json' else 'table'}: {path}")
     if args.pictures is not None:
         print(f"pictures: {args.pictures}")
     if args.html is not None:

@@ -65,14 +65,9 @@ class Batch:
             raise CTVideoError(f"on_error is {on_error!r}; allowed: {', '.join(ON_ERROR)}.")
         results = []
         for name, outcome in zip(self.names, predict(self.scans, **options), strict=True):
-            error = outcome.error
-            if error is None:
-                results.append({"study": name, **outcome.result})
-            elif on_error == "raise":
-                raise error
-            else:
-                kind = type(error).__name__
-                results.append({"study": name, "error": str(error), "error_type": kind})
+            if outcome.error is not None and on_error == "raise":
+                raise outcome.error
+            results.append(outcome.row(name))
         return results
 
 

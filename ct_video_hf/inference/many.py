@@ -38,6 +38,12 @@ class Outcome:
     error: CTVideoError | None = None
     volume: CTVolume | None = None
 
+    def row(self, study: str | None) -> dict[str, Any]:
+        """``study``, its name, with the result, or with ``error`` and ``error_type``."""
+        if self.error is None:
+            return {"study": study, **self.result}
+        return {"study": study, "error": str(self.error), "error_type": type(self.error).__name__}
+
 
 def outcomes(
     scans: Sequence[Any],

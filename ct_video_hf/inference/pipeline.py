@@ -192,8 +192,10 @@ class CTVideoPipeline:
             not, is in ``calibration``), ``study_score`` (never calibrated), ``study_logit``,
             ``label``, ``study_probabilities`` (by label), ``labels`` (of several labels: each with
             ``probability``, ``score``, ``calibrated``, ``calibration`` and ``operating_points``),
-            ``operating_points`` (of a calibrated label), ``aggregation``, ``clips``,
-            ``key_slices``, ``key_slice_rule``, ``report``, ``model``, ``precision``, ``backend``,
+            ``operating_points`` (of a calibrated label), ``aggregation``,
+            ``test_time_augmentation``, ``clips`` (see :func:`.results.clip_rows`), ``key_slices``
+            and ``key_slice_rule`` (see :func:`.results.key_slices`), ``report``, ``model``,
+            ``precision``, ``backend``,
             ``timings_s``, ``slice_relevance`` (see :func:`.results.along_the_body`; None where the
             network does not tell). Of several scans each also has ``study``: the path below the
             folder given, or its own name; None for a CTVolume.

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import zipfile
 
 import nibabel
@@ -11,7 +12,11 @@ import pytest
 
 from ct_video_hf.cli import main
 from ct_video_hf.dicom.write import write_series
+from ct_video_hf.inference import CTVideoPipeline
 from tests.support.prediction import SPACING, chest_hu, tiny_model_folder
+
+#: What a result holds, as the pipeline's docstring names it.
+KEYS = set(re.findall(r"``(\w+)``", CTVideoPipeline.__call__.__doc__))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +91,15 @@ def test_a_folder_of_studies(model, studies, tmp_path, capsys):
         assert not row["probability"]
     assert "d: error" in captured.err
     assert os.listdir(out.parent) == ["results.csv"]
-    text = json.dumps(answers) + out.read_text()
+    assert predict(model, studies, "--out", out, "--out", out.with_suffix(".json"), "--quiet") == 1
+    assert sorted(os.listdir(out.parent)) == ["results.csv", "results.json"]
+    text = out.with_suffix(".json").read_text()
+    written = json.loads(text)["studies"]
+    for answer, printed in zip(written, answers, strict=True):
+        assert answer.keys() == printed.keys()
+        assert {"error", "error_type"} <= answer.keys() or set(answer) - {"study"} <= KEYS
+        assert answer.get("clips") == printed.get("clips")
+    text += json.dumps(answers) + out.read_text()
     assert "MILLER" not in text
     assert str(studies) not in text
 
@@ -127,7 +140,7 @@ def test_plain_words_and_progress(model, studies, capsys):
 def test_failures_keep_stdout_clean(model, studies, tmp_path, capsys):
     assert predict(model, studies / "e", "--json") == 1
     answer = json.loads(capsys.readouterr().out)
-    assert answer.keys() == {"study", "error"}
+    assert answer.keys() == {"study", "error", "error_type"}
     assert predict(model, studies / "e") == 1
     assert capsys.readouterr().out == ""
     assert predict(model, tmp_path / "nothing") == 1
@@ -148,11 +161,16 @@ def test_what_is_finished_when_stopped_is_kept_under_another_name(
         take(args, name, outcome, answers, rows)
 
     monkeypatch.setattr(command, "_take", stop_at_the_second)
-    assert predict(model, studies, "--out", tmp_path / "t.csv", "--quiet") == 130
-    assert "stopped after 1 of 5 studies" in capsys.readouterr().err
-    assert not (tmp_path / "t.csv").exists()
+    out = [word for end in ("csv", "json") for word in ("--out", tmp_path / f"t.{end}")]
+    assert predict(model, studies, *out, "--quiet") == 130
+    said = capsys.readouterr().err
+    assert "stopped after 1 of 5 studies; they are in " in said
+    assert "t.partial.csv and " in said
+    assert sorted(tmp_path.glob("t*")) == [tmp_path / "t.partial.csv", tmp_path / "t.partial.json"]
     with (tmp_path / "t.partial.csv").open(newline="") as file:
         assert [row["study"] for row in csv.DictReader(file)] == ["a"]
+    (answer,) = json.loads((tmp_path / "t.partial.json").read_text())["studies"]
+    assert answer["study"] == "a"
 
 
 def test_an_output_that_cannot_be_written_is_told_before_the_work(model, studies, tmp_path, capsys):
@@ -164,7 +182,10 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(model, studies
         assert captured.out == ""
 
 
-@pytest.mark.parametrize("option", [["--policy", "lenient"], ["--stride", "0"], ["--batch", "x"]])
+@pytest.mark.parametrize(
+    "option",
+    [["--policy", "lenient"], ["--stride", "0"], ["--batch", "x"], ["--out", "results.txt"]],
+)
 def test_wrong_use(model, studies, option):
     with pytest.raises(SystemExit) as exit:
         predict(model, studies, *option)
