@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 
-from ct_video_hf.cli import main
+from ct_video_hf.cli import build_parser, main
 from ct_video_hf.hub import check_model_card, check_model_folder
-from ct_video_hf.models import download, get_backbone, list_backbones
+from ct_video_hf.models import create_model, download, get_backbone, list_backbones
 from tests.models.backbone_cases import enliven
 from tests.models.originals import all_originals
 from tests.support.checkpoint_server import CheckpointServer
+from tests.support.clip_sets import write_clip_set
+from tests.support.code_blocks import blocks
 from tests.support.stranger import run_as_stranger
 
 ORIGINALS = all_originals()
+CARDS = Path(__file__).parents[2] / "model_cards"
 PUBLISHED = [name for name in list_backbones() if get_backbone(name).weights]
 
 
@@ -67,49 +73,96 @@ def slow(tmp_path):
 
 
 OUTSIDE = """
-import json, sys
+import contextlib, io, json, sys
 from pathlib import Path
 import torch
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 
 for folder in map(Path, sys.argv[1:]):
     model = AutoModelForVideoClassification.from_pretrained(folder, trust_remote_code=True)
-    processor = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=True)
     with torch.no_grad():
         logits = model(torch.load(folder.with_suffix(".clip"), weights_only=True)).logits
     torch.save(logits, folder.with_suffix(".out"))
-    folder.with_suffix(".json").write_text(json.dumps(processor.to_dict()))
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(folder.with_suffix(".code").read_text(), folder.name, "exec"), scope := {})
+    answer = {"printed": printed.getvalue(), "processor": scope["processor"].to_dict()}
+    folder.with_suffix(".json").write_text(json.dumps(answer))
 """
 
 
+@contextmanager
+def row_of_its_card(name):
+    """The row in the size of its small original, which is its published file, and the file."""
+    original, content = published_file(name)
+    server = CheckpointServer(content, f"{name}.pyth")
+    record = get_backbone(name)
+    weights = {
+        key: replace(entry, url=entry.url and server.url, sha256=None)
+        for key, entry in record.weights.items()
+    }
+    frames, side, _ = ORIGINALS[name].clips[0]
+    sizes = dict(record.overrides) | dict(ORIGINALS[name].sizes)
+    sizes |= {"num_frames": frames, "image_size": side}
+    try:
+        with registry_row(name, overrides=sizes, weights=weights):
+            yield original, content
+    finally:
+        server.close()
+
+
+def how_to_use(card):
+    """Python and commands of the section of that name."""
+    found = [block for block in blocks(card.read_text()) if block.section == "How to use it"]
+    python = [block.text for block in found if block.language == "python"]
+    commands = [line for block in found if block.language == "bash" for line in block.commands]
+    assert len(python) == 1
+    return python[0], [shlex.split(command)[1:] for command in commands]
+
+
 @pytest.mark.slow
-def test_every_row_from_its_address_to_a_process_without_the_package(tmp_path, capsys):
-    """One test over the registry, for one process loads all folders."""
+def test_every_card_from_its_commands_to_a_process_without_the_package(
+    tmp_path, capsys, monkeypatch
+):
+    """One test over the registry, for one process loads all folders and runs their cards' code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(download.constants, "HF_HOME", str(tmp_path / "home"))
+    np.save("scan.npy", np.full((20, 48, 48), -900, np.int16))
     expected = {}
     for name in PUBLISHED:
-        original, content = published_file(name)
-        server = CheckpointServer(content, f"{name}.pyth")
-        try:
-            with small_row(name, server.url) as weights:
-                words = ["convert", name, weights, str(tmp_path / name), "--keep-head", "--json"]
-                assert main([*words, "--cache-dir", str(tmp_path / "cache"), "-q"]) == 0
-        finally:
-            server.close()
-        answer = json.loads(capsys.readouterr().out)
-        assert (answer["labels"], answer["head"], answer["weights"]) == (5, "kept", weights)
-        assert check_model_card(tmp_path / name) + check_model_folder(tmp_path / name) == []
-        frames, rows, columns = ORIGINALS[name].clips[0]
-        clip = torch.rand(1, frames, 3, rows, columns)
-        torch.save(clip, tmp_path / f"{name}.clip")
-        with torch.no_grad():
-            expected[name] = ORIGINALS[name].feed(original, clip)
-    run_as_stranger(OUTSIDE, *(tmp_path / name for name in PUBLISHED), folder=tmp_path)
-    for name, logits in expected.items():
-        found = torch.load(tmp_path / f"{name}.out", weights_only=True)
-        torch.testing.assert_close(found, logits, rtol=0, atol=1e-5, msg=name)
-        published = next(iter(get_backbone(name).weights.values()))
-        processor = json.loads((tmp_path / f"{name}.json").read_text())
-        assert processor["mean"] == pytest.approx(published.mean), name
+        _, commands = how_to_use(CARDS / f"{name}.md")
+        assert len(commands) == len(get_backbone(name).weights)
+        with row_of_its_card(name) as (original, content):
+            Path("CHECKPOINT").write_bytes(content)
+            for weights, words in zip(get_backbone(name).weights, commands, strict=True):
+                assert words[:2] == ["convert", name]
+                assert main([*words, "--keep-head", "--json", "--quiet"]) == 0
+                answer = json.loads(capsys.readouterr().out)
+                assert (answer["labels"], answer["head"]) == (5, "kept")
+                assert answer["weights"] == weights
+                folder = Path(words[3])
+                assert check_model_card(folder) + check_model_folder(folder) == []
+                code, (training,) = how_to_use(folder / "README.md")
+                folder.with_suffix(".code").write_text(code)
+                args = build_parser("train").parse_args(training)
+                create_model(args.backbone, 1, args.weights)  # what that command starts with
+                frames, rows, columns = ORIGINALS[name].clips[0]
+                clip = torch.rand(1, frames, 3, rows, columns)
+                torch.save(clip, folder.with_suffix(".clip"))
+                with torch.no_grad():
+                    logits = ORIGINALS[name].feed(original, clip)
+                expected[folder.name] = logits, answer
+    run_as_stranger(OUTSIDE, *expected, folder=tmp_path, timeout=500)
+    for folder, (logits, answer) in expected.items():
+        found = torch.load(f"{folder}.out", weights_only=True)
+        torch.testing.assert_close(found, logits, rtol=0, atol=1e-5, msg=folder)
+        told = json.loads(Path(f"{folder}.json").read_text())
+        record = get_backbone(answer["backbone"])
+        published = record.weights[answer["weights"]]
+        assert told["processor"]["mean"] == pytest.approx(published.mean), folder
+        config = json.loads(Path(folder, "config.json").read_text())
+        clips = -(-20 // config["num_frames"])
+        assert re.fullmatch(rf"torch\.Size\(\[{clips}, \d+\]\)\n", told["printed"]), told["printed"]
 
 
 def test_a_local_file_with_a_new_head(slow, tmp_path, capsys):
@@ -141,15 +194,17 @@ def test_a_local_file_with_a_new_head(slow, tmp_path, capsys):
     assert {"slow.py", "base.py", "conversion.json", "README.md"} <= names
 
 
-def test_the_cards_code_runs_where_the_package_is_not_installed(slow, tmp_path):
-    import numpy as np
-
-    main(["convert", "slow_r50", str(slow[1]), str(tmp_path / "model"), "--image-size", "32"])
-    card = (tmp_path / "model" / "README.md").read_text()
-    (code,) = [part.split("```")[0] for part in card.split("```python\n")[1:]]
-    np.save(tmp_path / "scan.npy", np.full((40, 64, 64), -900, np.int16))
-    printed = run_as_stranger(code, folder=tmp_path)
-    assert "torch.Size([2, 256])" in printed
+@pytest.mark.slow
+def test_the_cards_command_finetunes_the_folder(slow, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["convert", "slow_r50", "SLOW.pyth", "model", "--image-size", "32", "--num-frames", "8"]
+    assert main(words) == 0
+    write_clip_set(tmp_path / "my_set", {"train": 4, "validation": 2, "test": 2})
+    _, (training,) = how_to_use(tmp_path / "model" / "README.md")
+    assert main([*training, "--quiet"]) == 0
+    assert "study/auroc" in capsys.readouterr().out
+    record = json.loads((tmp_path / "my_model" / "training_config.json").read_text())
+    assert record["converted_from"]["backbone"] == "slow_r50"
 
 
 @pytest.mark.parametrize(("inflation", "factor"), [("sum", 1), ("mean", 1 / 3)])
