@@ -94,3 +94,11 @@ def _helps(process):
     except psutil.Error:
         return False
     return "resource_tracker" in words or "forkserver" in words
+
+
+@pytest.fixture(scope="session")
+def quickstart_place(tmp_path_factory):
+    """See :func:`tests.support.quickstart.quickstart_place`."""
+    from tests.support.quickstart import quickstart_place
+
+    return quickstart_place(tmp_path_factory.getbasetemp())

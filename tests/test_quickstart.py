@@ -1,41 +1,19 @@
-"""The README's main command on a few studies, and the README's own code on what it leaves."""
+"""The README's main command on a few studies: what it says, and what it leaves."""
 
 import csv
 import json
 import re
-import shlex
-import shutil
-import subprocess
-import sys
 
 import pytest
 
-from ct_video_hf.cli import build_parser
-from tests.support.tiny_runs import REPOSITORY, environment
+from tests.support.quickstart import quickstart
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 pytestmark = pytest.mark.slow
 
 
-def quickstart(out, *words):
-    command = [sys.executable, str(REPOSITORY / "scripts" / "quickstart.py"), "--out", str(out)]
-    sizes = ["--studies", "16", "6", "6", "--epochs", "1"]
-    return subprocess.run(
-        [*command, *sizes, *words],
-        env=environment() | {"CT_VIDEO_HF_VENV": "none"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=500,
-    )
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    place = tmp_path_factory.mktemp("readme")
-    done = quickstart(place / "quickstart_output")
-    assert done.returncode == 0, done.stderr[-4000:]
-    return place, done.stdout
+@pytest.fixture
+def run(quickstart_place):
+    return quickstart_place, (quickstart_place / "printed.txt").read_text(encoding="utf-8")
 
 
 def test_it_reports_what_it_measured_and_where_everything_lies(run):
@@ -88,38 +66,3 @@ def test_starting_it_again_does_nothing_twice(run):
     done = quickstart(run[0] / "quickstart_output")
     assert done.returncode == 0, done.stderr[-4000:]
     assert weights.stat().st_mtime_ns == before
-
-
-def test_readme_python_runs(run):
-    place = run[0]
-    shutil.copytree(
-        REPOSITORY / "tests" / "data" / "lidc_idri_0001",
-        place / "tests" / "data" / "lidc_idri_0001",
-    )
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert blocks
-    for block in blocks:
-        done = subprocess.run(
-            [sys.executable, "-c", block],
-            cwd=place,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=200,
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
-        assert done.stdout.strip()
-
-
-def test_readme_commands_exist():
-    lines = [
-        line.partition("#")[0].strip()
-        for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-        for line in block.splitlines()
-        if line.startswith("ct-video-hf")
-    ]
-    assert len(lines) >= 5
-    for line in lines:
-        words = shlex.split(line)[1:]
-        assert build_parser(words[0]).parse_args(words).command == words[0]
