@@ -68,7 +68,7 @@ def worker_results(
     function : callable
         Picklable, like what it takes and returns.
     arguments : iterable of tuple
-        One call each.
+        One call each, of some milliseconds at least.
     workers : int
         Processes, each with one thread of OpenMP and BLAS; -1 takes all cores, 1 works in this
         process. Where joblib was given another backend (a cluster), its workers.
@@ -82,13 +82,14 @@ def worker_results(
     from joblib import Parallel, delayed, parallel_config
     from joblib.parallel import get_active_backend
 
-    how = "generator" if ordered else "generator_unordered"
+    # one call a message: joblib would join calls below 0.2 s, and workers idle at the end
+    how = {"return_as": "generator" if ordered else "generator_unordered", "batch_size": 1}
     if type(get_active_backend()[0]).__name__ == "LokyBackend":
         begin = {"initializer": _begin_worker, "initargs": (os.getpid(),)}
         with parallel_config("loky", inner_max_num_threads=1, **begin):
-            pool = Parallel(n_jobs=workers, return_as=how)
+            pool = Parallel(n_jobs=workers, **how)
     else:
-        pool = Parallel(n_jobs=workers, return_as=how)
+        pool = Parallel(n_jobs=workers, **how)
     with interrupts_held():
         results = pool(delayed(function)(*each) for each in arguments)
     try:

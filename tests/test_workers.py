@@ -44,6 +44,17 @@ def add(left, right):
     return left + right
 
 
+def batch(number):
+    """How many calls came with this one in a message of joblib's."""
+    frame = sys._getframe()
+    while frame is not None:
+        held = frame.f_locals.get("self")
+        if type(held).__name__ == "BatchedCalls":
+            return len(held.items)
+        frame = frame.f_back
+    return 0
+
+
 def running(pid):
     try:
         os.kill(pid, 0)
@@ -120,3 +131,9 @@ def test_results(workers, recwarn):
         assert next(results) == 0  # the others are given up without a word
     told = [warning for warning in recwarn if "joblib" in warning.filename]
     assert [str(warning.message) for warning in told] == []
+
+
+def test_no_worker_holds_calls_back():
+    """Results come one by one, and no worker idles while another has several calls to go."""
+    with worker_results(batch, [(n,) for n in range(200)], 2) as results:
+        assert set(results) == {1}
