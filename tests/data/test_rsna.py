@@ -11,8 +11,9 @@ import pytest
 
 from ct_video_hf import load_ct_dataset
 from ct_video_hf.cli import main
-from ct_video_hf.data.clips import build_clip_index
+from ct_video_hf.data.clips import CTClipDataset, build_clip_index
 from ct_video_hf.data.errors import CTDataError
+from ct_video_hf.data.label_choice import choose_labels
 from ct_video_hf.data.loading import load_prepared, summarize_set
 from ct_video_hf.data.manifest import read_manifest
 from ct_video_hf.data.prepared import PrepareOptions
@@ -354,13 +355,24 @@ def marks_of(rows, row):
     return [image[name] for name in row["slice_ids"]]
 
 
+def whole(clip, **_):
+    """A transform that changes nothing."""
+    return clip
+
+
 def test_prepared_through_the_command_line(tree, tmp_path, capsys):
     root, rows = tree
     words = ["prepare", "rsna_pe", "--data-dir", str(root), "--out", str(tmp_path / "set")]
     words += ["--size", "32", "--slice-ids", "--quiet", "--fractions", "0.5", "0.25", "0.25"]
     assert main([*words, "--target", "official"]) == 0
     assert "8 studies (train 4, validation 2, test 2)" in capsys.readouterr().out
-    data = load_prepared(tmp_path / "set", "all")
+    data = load_ct_dataset(tmp_path / "set", "all")
+    labels = choose_labels(tmp_path / "set", data)
+    assert labels.names == OFFICIAL_LABELS
+    assert labels.weights == (0.07361963, *EXAM_WEIGHTS.values())
+    assert labels.finding == 0
+    with (root / "train.csv").open(encoding="utf-8") as stream:
+        told = {row["StudyInstanceUID"]: row for row in csv.DictReader(stream)}
     for seed, row in enumerate(data):
         volume = read_ct(root / "train" / hashed(seed), in_plane=32)
         stored = np.frombuffer(row["volume"], "<u2").reshape(row["shape"])
@@ -369,17 +381,21 @@ def test_prepared_through_the_command_line(tree, tmp_path, capsys):
         assert table[:, 0].tolist() == marks_of(rows, row)
         assert row["study_id"] == hashed(seed)
         assert row["study_label"] == int(seed % 3 == 1) == row["labels"][0]
-        assert len(row["labels"]) == 10
-    manifest = read_manifest(tmp_path / "set")
-    assert manifest["label_weights"][0] == 0.07361963
+        exam = [float(told[hashed(seed)][name]) for name in labels.names[1:]]
+        assert row["labels"][1:] == exam
     told = summarize_set(tmp_path / "set", num_frames=8)["splits"]
     assert sum(part["positive_studies"] for part in told.values()) == 3  # not "negative_exam" too
     assert sum(part["positive_clips"] for part in told.values()) < 10
-    index = build_clip_index(data, 8, 4, finding=0)
-    for clip in range(len(index)):
-        row = data[int(index.study[clip])]
-        part = marks_of(rows, row)[index.start[clip] : index.start[clip] + 8]
-        assert index.labels[clip].tolist() == [float(sum(part) >= 4), *row["labels"][1:]]
+    index = build_clip_index(data, 8, 4, finding=labels.finding)
+    clips = CTClipDataset(data, index, whole, labels)
+    seen = Counter()
+    for clip in clips:
+        row, start = data[clip["study_index"]], clip["clip_start"]
+        part = marks_of(rows, row)[start : start + 8]
+        assert clip["labels"].tolist() == [float(sum(part) >= 4), *row["labels"][1:]]
+        assert len(clip["pixel_values"]) == len(part)
+        seen[sum(part) >= 4, row["labels"][0]] += 1
+    assert min(seen[True, 1.0], seen[False, 1.0], seen[False, 0.0]) > 0
 
 
 def test_card_and_guard(tree, tmp_path):
