@@ -40,7 +40,7 @@ _EXPORTS = {
     "read_split_file": "splits",
     "refuse_public": "sharing",
     "split_patients": "splits",
-    "stored_window": "rows",
+    "stored_window": "stored_volume",
     "summarize_set": "loading",
     "verify_set": "loading",
     "write_split_file": "splits",
@@ -100,12 +100,12 @@ if TYPE_CHECKING:
         Provenance,
         prepare_table,
     )
-    from .rows import stored_window
     from .sampling import CLASS_MASS, clip_sampling_weights
     from .sharing import refuse_public
     from .side_tables import load_side_table
     from .sources import SOURCES, prepare
     from .splits import nested_fractions, read_split_file, split_patients, write_split_file
+    from .stored_volume import stored_window
     from .streaming import CTClipStream
     from .transforms import AUGMENTATIONS, Augmentation, ClipTransform
 

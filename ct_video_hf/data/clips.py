@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from ..models.hu_clips import clip_start_indices
 from .errors import CTDataError
 from .label_choice import LabelChoice
-from .rows import stored_window, volume_view
+from .stored_volume import stored_window, volume_view
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -11,7 +11,7 @@ from typing import Any
 
 from .labels import LabelsTable, StudyEntry
 from .prepared import PrepareOptions
-from .worker import StudyTask, prepare_study
+from .worker import StudyTask, prepare_study, release_memory
 
 __all__ = ["estimate_set"]
 
@@ -49,6 +49,7 @@ def estimate_set(
             seconds += time.monotonic() - began
             read += _bytes_of(entries[place].path)
             written += result["bytes"]
+    release_memory()
     total = sum(_bytes_of(entry.path) for entry in entries)
     share = total / read if read else None
     return {

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from ..files import replacing
 from .errors import CTDataError
-from .rows import SCHEMA, VOLUME, file_digest
+from .row_file import file_digest
+from .rows import SCHEMA, VOLUME
 
 __all__ = ["SMALL_COLUMNS", "write_index"]
 

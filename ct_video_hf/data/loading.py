@@ -207,7 +207,7 @@ def verify_set(folder: str | os.PathLike) -> int:
     CTDataError
         Naming the first file that is not what was prepared.
     """
-    from .rows import file_digest
+    from .row_file import file_digest
 
     folder = Path(folder)
     manifest = read_manifest(folder)

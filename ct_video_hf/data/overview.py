@@ -15,7 +15,7 @@ from .clips import ClipIndex, CTClipDataset, build_clip_index
 from .errors import CTDataError
 from .loading import load_prepared, summarize_set
 from .manifest import read_manifest
-from .rows import HU_OFFSET
+from .stored_volume import HU_OFFSET
 
 __all__ = ["Overview", "SheetClip", "describe_set", "draw_contact_sheet", "save_contact_sheet"]
 

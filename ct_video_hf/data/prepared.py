@@ -39,7 +39,7 @@ from .manifest import (
 )
 from .rejects import hide_names, write_rejects
 from .splits import PAPER_FRACTIONS, assign_splits, write_fraction_file
-from .worker import StudyTask, fingerprint, prepare_study
+from .worker import StudyTask, fingerprint, prepare_study, release_memory
 
 __all__ = ["PrepareOptions", "PrepareSummary", "Provenance", "prepare_table"]
 
@@ -410,6 +410,8 @@ def _work(
         if type(error).__module__.partition(".")[0] == "ray":  # a node or a worker of a cluster
             raise CTDataError(f"{_WORKER_DIED} Ray says: {type(error).__name__}") from error
         raise
+    finally:
+        release_memory()
     return rejects
 
 

@@ -1,49 +1,28 @@
-"""One row a study: the columns of a prepared set, and the file that holds a row.
+"""One row a study: the columns of a prepared set.
 
-A study's volume is kept once, as little-endian uint16 holding HU + 1024 in (slice, row, column)
-order, in a ``large_binary`` column: exact for every HU above -1025, quick to warp, and read without
-a copy. A set may instead keep one HU window of it in 8 bits (``window`` is then its centre and
-width): half the size and quicker still, but for that one window only. The file is an Arrow IPC
-stream, which is mapped into memory as it is.
+A study's volume is kept once, in a ``large_binary`` column: as HU + 1024, or (``window`` is then
+its centre and width) one HU window of it in 8 bits, half the size and quicker still, but for that
+one window only; see :mod:`.stored_volume`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from xxhash import xxh3_128
 
 from .errors import CTDataError
 from .marks import UNKNOWN
+from .stored_volume import StoredVolume
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from ..dicom import CTVolume, GeometryReport
     from .marks import Marks
 
-__all__ = [
-    "HU_OFFSET",
-    "SCHEMA",
-    "VOLUME",
-    "file_digest",
-    "positive_slices",
-    "slice_labels",
-    "stored_window",
-    "study_row",
-    "to_window",
-    "volume_view",
-    "write_row",
-]
-
-#: What is added to HU in storage; storage 0 is -1024 HU, which is air.
-HU_OFFSET = 1024
+__all__ = ["SCHEMA", "VOLUME", "positive_slices", "slice_labels", "study_row"]
 
 #: The one column that is not in the index of a set.
 VOLUME = "volume"
@@ -167,7 +146,7 @@ def study_row(
     slice_ids: bool = False,
     window: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
-    """The row of a study; the array of ``volume`` is used up, its memory becomes the row's.
+    """The row of a study; it holds on to the array of ``volume``.
 
     With ``window`` (centre, width in HU) the row holds that window in 8 bits.
     """
@@ -177,9 +156,7 @@ def study_row(
         "study_id": study_id,
         "patient_hash": patient_hash,
         "split": split,
-        "volume": _as_stored(volume.hu, volume.report.hu_min)
-        if window is None
-        else to_window(volume.hu, window),
+        "volume": StoredVolume(volume.hu, volume.report.hu_min, window),
         "window": [] if window is None else [float(value) for value in window],
         "shape": list(volume.hu.shape),
         "spacing": list(volume.spacing),
@@ -200,173 +177,3 @@ def _study_label(labels: Sequence[float]) -> int:
     if any(label == 1 for label in labels):
         return 1
     return 0 if labels and min(labels) == 0 else UNKNOWN
-
-
-def _as_stored(hu: np.ndarray, lowest: int) -> np.ndarray:
-    """int16 HU as uint16 HU + 1024, in place; what is below -1024 HU becomes -1024."""
-    for plane in hu:
-        if lowest < -HU_OFFSET:
-            np.maximum(plane, -HU_OFFSET, out=plane)
-        np.add(plane, HU_OFFSET, out=plane)  # above 31743 HU it wraps, to the right bits of uint16
-    return hu.view("<u2")
-
-
-def to_window(hu: np.ndarray, window: Sequence[float]) -> np.ndarray:
-    """A HU window as uint8: 0 at its lower end and below, 255 at its upper end and above.
-
-    Parameters
-    ----------
-    hu : numpy.ndarray
-        int16 (slice, row, column).
-    window : (float, float)
-        Centre and width in HU.
-    """
-    centre, width = window
-    steps = np.arange(-32768, 32768, dtype=np.float64)
-    table = np.rint(np.clip((steps - (centre - width / 2)) / width, 0, 1) * 255).astype(np.uint8)
-    out = np.empty(hu.shape, np.uint8)
-    for plane, target in zip(hu, out, strict=True):
-        np.take(table, plane.astype(np.int32) + 32768, out=target)
-    return out
-
-
-class _HashingSink:
-    """What Arrow writes goes to a file and into its hash in one pass."""
-
-    closed = False
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb", buffering=0)
-        self._hash = xxh3_128()
-        self.size = 0
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data)
-        self._hash.update(view)
-        while len(view):  # a raw write may take less than it is given
-            view = view[self._file.write(view) :]
-        self.size += len(memoryview(data))
-        return len(memoryview(data))
-
-    def tell(self) -> int:
-        return self.size
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def close(self) -> None:
-        self._file.close()
-
-    def writable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return False
-
-    def seekable(self) -> bool:
-        return False
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
-
-
-def file_digest(path: str | os.PathLike) -> str:
-    """XXH3 (128 bits) of a file: finds any accident that befell it, but is no seal."""
-    found = xxh3_128()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 22):
-            found.update(block)
-    return found.hexdigest()
-
-
-def write_row(row: dict[str, Any], path: Path) -> tuple[int, str]:
-    """Write a row's file under a temporary name and move it into place.
-
-    Returns
-    -------
-    (int, str)
-        Size in bytes and :func:`file_digest` of the file.
-    """
-    columns = []
-    for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True):
-        if name == "volume":
-            data = np.ascontiguousarray(row[name])
-            ends = np.array([0, data.nbytes], np.int64)
-            buffers = [None, pa.py_buffer(ends), pa.py_buffer(data)]
-            columns.append(pa.Array.from_buffers(kind, 1, buffers))
-        else:
-            columns.append(pa.array([row[name]], kind))
-    batch = pa.record_batch(columns, schema=SCHEMA)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    sink = _HashingSink(temporary)
-    try:
-        with (
-            pa.PythonFile(sink, mode="w") as stream,
-            pa.ipc.new_stream(stream, SCHEMA) as writer,
-        ):
-            writer.write_batch(batch)
-    finally:
-        sink.close()
-    os.replace(temporary, path)
-    return sink.size, sink.hexdigest()
-
-
-def stored_window(dataset: Dataset) -> tuple[float, float] | None:
-    """The HU window (centre, width) that a set keeps in 8 bits; None where it keeps HU.
-
-    Raises
-    ------
-    CTDataError
-        When the studies of ``dataset`` are stored in different ways.
-    """
-    if "window" not in dataset.column_names:
-        return None
-    column = dataset.select_columns(["window"]).with_format("arrow")[:]["window"]
-    found = {tuple(window) for window in column.to_pylist()}
-    if len(found) > 1:
-        raise CTDataError(
-            f"studies are stored in {len(found)} ways (windows {sorted(found)}): one set each"
-        )
-    return next(iter(found), None) or None
-
-
-def volume_view(
-    column: pa.LargeBinaryArray, row: int, shape: Sequence[int], *, eight_bit: bool = False
-) -> np.ndarray:
-    """A stored volume (slice, row, column) as it lies in the file: a view, nothing is copied.
-
-    Not through ``column[row]``: making an Arrow scalar copies the bytes of the whole study.
-
-    Parameters
-    ----------
-    column : pyarrow.LargeBinaryArray
-    row : int
-    shape : sequence of int
-    eight_bit : bool
-        The set keeps one window in 8 bits (its ``window`` says which).
-
-    Returns
-    -------
-    numpy.ndarray
-        uint16 HU + 1024, or uint8 of a window.
-
-    Raises
-    ------
-    CTDataError
-        When the volume has another size, as one of the other kind has.
-    """
-    _, offsets, data = column.buffers()
-    ends = np.frombuffer(offsets, np.int64, 2, offset=8 * (column.offset + row))
-    count, found = int(np.prod(shape)), int(ends[1] - ends[0])
-    kind = np.dtype("u1" if eight_bit else "<u2")
-    if found == count and not eight_bit:
-        raise CTDataError(
-            "the set keeps one HU window in 8 bits (prepare --store-window), HU are needed here: "
-            "prepare a set without it"
-        )
-    if found != kind.itemsize * count:
-        raise CTDataError(
-            f"a stored volume has {found} bytes; its shape {tuple(shape)} needs "
-            f"{kind.itemsize * count}"
-        )
-    return np.frombuffer(data, kind, count, offset=int(ends[0])).reshape(tuple(shape))

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from ..models.hu_clips import clip_start_indices
 from .clips import build_clip_index
-from .rows import volume_view
+from .stored_volume import volume_view
 
 if TYPE_CHECKING:
     from datasets import IterableDataset

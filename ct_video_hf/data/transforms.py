@@ -20,7 +20,7 @@ from torch.utils.data import get_worker_info
 from ..models.hu_clips import AIR_HU, window_clips
 from ..models.processing_ct import CTVideoProcessor
 from .errors import CTDataError
-from .rows import to_window
+from .stored_volume import to_window
 
 __all__ = ["AUGMENTATIONS", "Augmentation", "ClipTransform"]
 

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import logging
 import os
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +17,18 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CTVideoError
 from .labels import StudyEntry
 from .manifest import digest_of
-from .rows import positive_slices, study_row, write_row
+from .row_file import write_row
+from .rows import positive_slices, study_row
 
 if TYPE_CHECKING:
     from ..dicom import CTVolume
     from ..dicom.report import Finding
 
-__all__ = ["StudyTask", "fingerprint", "prepare_study", "scan_fingerprint"]
+__all__ = ["StudyTask", "fingerprint", "prepare_study", "release_memory", "scan_fingerprint"]
 
+
+#: Each thread's memory of the volume at work; see :func:`release_memory`.
+_held = threading.local()
 
 _FINDINGS = "ct_video_hf.dicom.findings"  # the reader's logger
 
@@ -102,10 +107,18 @@ def prepare_study(task: StudyTask, target: str) -> dict[str, Any]:
     return read if isinstance(read, dict) else _store(task, read, target)
 
 
+def release_memory() -> None:
+    """Give back what this thread keeps from one study to the next."""
+    vars(_held).clear()
+
+
 def _read(task: StudyTask) -> tuple[CTVolume, str] | dict[str, str]:
     """The volume and the fingerprint of its files, or a reject."""
-    from ..dicom import read_ct  # outside the try: a broken installation is no broken study
+    # outside the try: a broken installation is no broken study
+    from ..dicom import VolumeMemory, read_ct
 
+    if not hasattr(_held, "memory"):
+        _held.memory = VolumeMemory()
     try:
         stamp = fingerprint(task)
         with _findings_unsaid():
@@ -115,6 +128,7 @@ def _read(task: StudyTask) -> tuple[CTVolume, str] | dict[str, str]:
                 series=task.entry.series,
                 in_plane=task.size,
                 workers=task.threads,
+                memory=_held.memory,
             )
     except Exception as error:  # whatever a broken file provokes must not end the run
         return _rejected(task, error)

@@ -5,7 +5,7 @@ from .limits import Limits
 from .reader import find_series, read_ct
 from .report import Finding, GeometryReport
 from .series import SeriesInfo
-from .volume import AIR_HU, CTVolume
+from .volume import AIR_HU, CTVolume, VolumeMemory
 from .write import write_series
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "GeometryReport",
     "Limits",
     "SeriesInfo",
+    "VolumeMemory",
     "find_series",
     "read_ct",
     "write_series",

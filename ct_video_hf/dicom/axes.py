@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 
 import numpy as np
@@ -56,9 +57,7 @@ def patient_axes(orientation: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray
 
 def most_common(values: list) -> tuple:
     """The value that occurs most, the first of them on a tie."""
-    counts: dict = {}
-    for value in values:
-        counts[value] = counts.get(value, 0) + 1
+    counts = Counter(values)
     return max(counts, key=counts.get)
 
 

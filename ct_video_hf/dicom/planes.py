@@ -18,6 +18,7 @@ from .geometry import Stack
 from .pixels import PixelNote, PixelSummary, read_plane, read_planes
 from .repair import Grid, blend_slices, move_plane
 from .resample import fit_in_plane
+from .volume import VolumeMemory
 
 __all__ = ["Pixels", "StackReader", "fitted_affine", "same_pixels", "unfitted_affine"]
 
@@ -80,12 +81,14 @@ class StackReader:
         in_plane: int | None,
         workers: int | None,
         progress: Progress,
+        memory: VolumeMemory | None = None,
     ) -> None:
         self.stack = stack
         self.grid = grid
         self.in_plane = in_plane
         self.workers = workers
         self.progress = progress
+        self.memory = memory or VolumeMemory(most_bytes=0)
 
     def read(self) -> Pixels:
         """All planes. Raises CTReadError where one cannot be decoded."""
@@ -131,7 +134,7 @@ class StackReader:
         stack = self.stack
         first = stack.frames[0]
         plane = (first.rows, first.columns) if self.in_plane is None else (self.in_plane,) * 2
-        hu = np.empty((len(stack.frames), *plane), np.int16)
+        hu = self.memory.array((len(stack.frames), *plane))
         summary = self._read_into(stack.frames, hu, self.in_plane, self.progress)
         if stack.transpose:
             for plane in hu:
@@ -144,7 +147,7 @@ class StackReader:
         first = stack.frames[0]
         rows, columns = stack.shape if grid is None else grid.shape[1:]
         size = self.in_plane
-        hu = np.empty((count, size or rows, size or columns), np.int16)
+        hu = self.memory.array((count, size or rows, size or columns))
         buffer = np.empty((min(CHUNK, count), first.rows, first.columns), np.int16)
         wide = np.empty((rows, columns), np.int16)
         total: PixelSummary | None = None

@@ -25,7 +25,7 @@ from .selection import select_stack, source_order
 from .series import SeriesInfo, choose_series, group_series, list_series
 from .sources import open_sources
 from .syntax import describe_syntax
-from .volume import CTVolume, rounded_spacing
+from .volume import CTVolume, VolumeMemory, rounded_spacing
 
 __all__ = ["find_series", "read_ct"]
 
@@ -44,6 +44,7 @@ def read_ct(
     workers: int | None = None,
     limits: Limits | None = None,
     progress: Progress = False,
+    memory: VolumeMemory | None = None,
 ) -> CTVolume:
     """Read a CT scan: a DICOM folder, file or zip, or a NIfTI file.
 
@@ -67,6 +68,9 @@ def read_ct(
         Upper bounds on files, sizes and voxels.
     progress : bool or callable
         Show a progress bar on stderr, or call with (slices done, slices). DICOM only.
+    memory : VolumeMemory, optional
+        Where the values may lie: with it, a volume is valid until the next one is read into the
+        same memory. DICOM only.
 
     Returns
     -------
@@ -98,7 +102,7 @@ def read_ct(
         groups = group_series(frames)
         group = choose_series(groups, collector, series)
         try:
-            return _read_group(group.frames, collector, limits, in_plane, workers, progress)
+            return _read_group(group.frames, collector, limits, in_plane, workers, progress, memory)
         except CTReadError as error:
             if not error.findings and collector.findings:
                 error.findings = collector.to_dicts()
@@ -236,6 +240,7 @@ def _read_group(
     in_plane: int | None,
     workers: int | None,
     progress: Progress,
+    memory: VolumeMemory | None,
 ) -> CTVolume:
     while True:
         mark = len(collector.findings)
@@ -244,7 +249,7 @@ def _read_group(
         limits.check_volume(
             grid.shape if grid else (len(stack.frames), *stack.shape), stack.frames[0].label
         )
-        reader = StackReader(stack, grid, in_plane, workers, progress)
+        reader = StackReader(stack, grid, in_plane, workers, progress, memory)
         try:
             pixels = reader.read()
             break

@@ -6,7 +6,8 @@ Source: DICOM PS3.5 8.1.1 (bits), PS3.3 C.7.5.1.1.2 (padding), C.11.1 (rescale).
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -22,8 +23,7 @@ _LOW, _HIGH = -32768, 32767
 _TISSUE = (-900, 3071)
 
 
-@dataclass(frozen=True)
-class PlaneStats:
+class PlaneStats(NamedTuple):
     """What one plane held; minimum and maximum after padding became air."""
 
     hu_min: int
@@ -33,8 +33,7 @@ class PlaneStats:
     doubtful_padding: bool = False
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(NamedTuple):
     """A plane of stored values, sign and unused bits put right, and its padding."""
 
     values: np.ndarray  # (row, column), integer
@@ -188,6 +187,7 @@ def _scratch(like: np.ndarray, name: str) -> np.ndarray:
     return found
 
 
+@lru_cache(maxsize=64)  # the planes of a scan share it
 def _wrapped(offset: int) -> np.int16:
     """An offset modulo 2**16, as int16."""
     return np.uint16(offset & 0xFFFF).astype(np.int16)

@@ -250,7 +250,8 @@ def _places(frames: list[Frame]) -> list[tuple[float, list[Frame]]]:
             places.append((float(along[index]), [frames[index]]))
         previous = along[index]
     for _, members in places:
-        members.sort(key=source_order)
+        if len(members) > 1:
+            members.sort(key=source_order)
     return places
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from .report import GeometryReport
 
-__all__ = ["AIR_HU", "CTVolume"]
+__all__ = ["AIR_HU", "CTVolume", "VolumeMemory"]
 
 #: HU given to voxels that hold no measurement: pixel padding and everything outside the scan.
 AIR_HU = -1024
@@ -73,6 +74,33 @@ class CTVolume:
 
     def __len__(self) -> int:
         return len(self.hu)
+
+
+class VolumeMemory:
+    """Memory for volumes that are read one after another, each used up before the next is read.
+
+    New memory of a volume's size is taken from the system, cleared, and given back each time, which
+    costs a tenth of the time of reading and far more on a virtual machine that is short of it.
+
+    Parameters
+    ----------
+    most_bytes : int
+        Larger volumes get memory of their own, so that a process keeps no more than this.
+    """
+
+    def __init__(self, most_bytes: int = 160 * 2**20) -> None:
+        self._most = most_bytes
+        self._held = np.empty(0, np.int16)
+
+    def array(self, shape: tuple[int, ...]) -> np.ndarray:
+        """int16 of a shape, whatever it holds; the array that was given before is overwritten."""
+        count = math.prod(shape)
+        if 2 * count > self._most:
+            return np.empty(shape, np.int16)
+        if count > self._held.size:
+            self._held = np.empty(0, np.int16)  # never both at once
+            self._held = np.empty(count, np.int16)
+        return self._held[:count].reshape(shape)
 
 
 def rounded_spacing(affine: np.ndarray) -> tuple[float, float, float]:

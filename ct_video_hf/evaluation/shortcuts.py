@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..data.rows import HU_OFFSET, volume_view
+from ..data.stored_volume import HU_OFFSET, volume_view
 from ..errors import CTVideoError
 from .bootstrap import Interval, bootstrap_intervals
 from .metrics import auroc

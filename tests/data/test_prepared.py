@@ -21,9 +21,10 @@ from ct_video_hf.data.labels_table import read_labels_table
 from ct_video_hf.data.loading import load_prepared, summarize_set, verify_set
 from ct_video_hf.data.manifest import read_manifest
 from ct_video_hf.data.prepared import PrepareOptions, prepare_table
-from ct_video_hf.data.rows import volume_view
 from ct_video_hf.data.sources import prepare
 from ct_video_hf.data.splits import read_split_file
+from ct_video_hf.data.stored_volume import volume_view
+from ct_video_hf.data.worker import _held
 from ct_video_hf.dicom import read_ct
 from tests.support.dicom_folders import write_folder_set, write_study, write_table
 from tests.support.tiny_runs import environment
@@ -52,6 +53,7 @@ def content(folder):
 
 def test_rows(scans, tmp_path):
     summary = run(scans, tmp_path / "set")
+    assert vars(_held) == {}  # a process that goes on to something else keeps no volume
     assert summary.splits == {"train": 4, "validation": 0, "test": 2}
     assert (summary.studies, summary.kept, summary.rejected) == (6, 0, 0)
     data = load_prepared(tmp_path / "set", "all")

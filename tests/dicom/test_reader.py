@@ -11,7 +11,14 @@ import numpy as np
 import pydicom
 import pytest
 
-from ct_video_hf.dicom import CTReadError, CTVolume, find_series, read_ct, write_series
+from ct_video_hf.dicom import (
+    CTReadError,
+    CTVolume,
+    VolumeMemory,
+    find_series,
+    read_ct,
+    write_series,
+)
 from ct_video_hf.dicom import syntax as uids
 from ct_video_hf.dicom.resample import fit_in_plane
 from ct_video_hf.dicom.write_enhanced import write_enhanced
@@ -173,6 +180,36 @@ def test_fitting_while_reading_is_fitting_afterwards(tmp_path, axes):
         atol=1e-9,
     )
     assert (fitted.report.hu_min, fitted.report.hu_max) == (whole.hu.min(), whole.hu.max())
+
+
+def test_one_memory_for_scan_after_scan(tmp_path, hu):
+    """Larger, smaller, turned, with a slice missing: each as in memory of its own."""
+    kept = np.delete(np.arange(12), 5)
+    write_series(hu, tmp_path / "whole")
+    write_series(hu[::2], tmp_path / "short")
+    write_series(body(9, 48, 41), tmp_path / "turned", orientation=(0.0, 1, 0, 1, 0, 0))
+    write_series(hu[kept], tmp_path / "gap", positions=heights(*(2.5 * kept)))
+    memory = VolumeMemory()
+    for name, in_plane in itertools.product(("whole", "short", "turned", "gap"), (None, 20)):
+        before = memory.array((1,))
+        options = {"policy": "repair", "in_plane": in_plane}
+        volume = read_ct(tmp_path / name, memory=memory, **options)
+        alone = read_ct(tmp_path / name, **options)
+        np.testing.assert_array_equal(volume.hu, alone.hu)
+        assert volume.report.to_dict() == alone.report.to_dict()
+        if (name, in_plane) in (("short", None), ("turned", 20)):
+            assert np.shares_memory(volume.hu, before)
+
+
+def test_memory_is_kept_within_bounds():
+    memory = VolumeMemory(most_bytes=4000)
+    first = memory.array((10, 10, 10))
+    assert (first.shape, first.dtype) == ((10, 10, 10), np.int16)
+    assert np.shares_memory(first, memory.array((2, 500)))
+    assert not np.shares_memory(first, memory.array((20, 10, 10)))  # grown, the old one let go
+    large = memory.array((2001,))
+    assert not np.shares_memory(large, memory.array((2000,)))
+    assert not np.shares_memory(large, memory.array((2001,)))
 
 
 def test_an_oblique_scan(tmp_path):

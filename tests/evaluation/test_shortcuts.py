@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
 
-from ct_video_hf.data.rows import HU_OFFSET
+from ct_video_hf.data.stored_volume import HU_OFFSET
 from ct_video_hf.errors import CTVideoError
 from ct_video_hf.evaluation.shortcuts import COMBINED, shortcut_scores
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ct_video_hf.data.manifest import SetFolder
-from ct_video_hf.data.rows import HU_OFFSET, slice_labels, write_row
+from ct_video_hf.data.row_file import write_row
+from ct_video_hf.data.rows import slice_labels
+from ct_video_hf.data.stored_volume import HU_OFFSET, StoredVolume
 
 #: Studies, and slices and pixels of a study: two clips of 8 slices and a short third.
 COUNTS = {"train": 12, "validation": 6, "test": 7}
@@ -17,12 +19,12 @@ SLICES, SIZE = 18, 36
 
 
 def _volume(rng: np.random.Generator, bright: slice | None) -> np.ndarray:
-    """Noisy tissue; a positive study has a bright block in some slices."""
+    """Noisy tissue in HU; a positive study has a bright block in some slices."""
     hu = rng.normal(-600, 120, size=(SLICES, SIZE, SIZE))
     if bright is not None:
         row, column = rng.integers(8, SIZE - 16, size=2)
         hu[bright, row : row + 9, column : column + 9] += 700
-    return np.clip(hu + HU_OFFSET, 0, None).astype("<u2")
+    return np.clip(hu + HU_OFFSET, 0, None).astype(np.int16) - HU_OFFSET
 
 
 def write_clip_set(
@@ -53,11 +55,12 @@ def write_clip_set(
             labels = [float(positive)]
             labels += [float((number + place) % 3) - 1 for place in range(len(others))]
             patient = hashlib.sha256(f"{split}{number // 2}".encode()).hexdigest()[:16]
+            hu = _volume(rng, slice(start, start + 7) if positive else None)[:slices]
             row = {
                 "study_id": study,
                 "patient_hash": patient,
                 "split": split,
-                "volume": _volume(rng, slice(start, start + 7) if positive else None)[:slices],
+                "volume": StoredVolume(hu, -HU_OFFSET),
                 "window": [],
                 "shape": [slices, SIZE, SIZE],
                 "spacing": [4.0, 3.0, 3.0],
