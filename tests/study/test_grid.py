@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
-from ct_video_hf.cli import main
 from ct_video_hf.study import grid_cells, read_study
 from ct_video_hf.study.grid import levels, needs
 
@@ -58,27 +55,3 @@ def test_two_sets_that_begin_with_each_other_use_cells_of_the_grid(tmp_path):
     assert len(cells) == 2 * 2 * 2 * 2
     late = [cell for cell in cells if needs(config, cell)]
     assert {cell.pretraining for cell in late} == {"in_domain"}
-
-
-def test_plan_as_json(tmp_path, capsys):
-    path = write(tmp_path, design())
-    assert main(["study", "plan", str(path), "--no-probe", "--json"]) == 0
-    plan = json.loads(capsys.readouterr().out)
-    wanted = {"model", "pretraining", "dataset", "fraction", "seed", "learning_rate"}
-    assert all(wanted <= cell.keys() for cell in plan["cells"])
-    assert plan["counts"]["role"] == {"grid": 12, "source": 1}
-    assert plan["hours"] is None
-
-
-def test_plan_measures_a_probe(tmp_path, capsys):
-    data = {"ct": {"set": "sets/ct", "expected": {"train_clips": 100, "scored_clips": 50}}}
-    path = write(tmp_path, design(data=data, pretraining={"random": {}}, contrasts=None))
-    assert main(["study", "plan", str(path), "--json"]) == 0
-    plan = json.loads(capsys.readouterr().out)
-    probe = plan["models"]["slow_tiny on ct"]
-    assert probe["parameters"] > 1000
-    assert probe["training_s_a_clip"] > 0
-    whole = next(c for c in plan["cells"] if c["model"] == "slow_tiny" and c["fraction"] == 1.0)
-    half = next(c for c in plan["cells"] if c["model"] == "slow_tiny" and c["fraction"] == 0.5)
-    assert 0 < half["hours"] < whole["hours"]
-    assert plan["hours"] > whole["hours"]
