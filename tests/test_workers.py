@@ -78,7 +78,7 @@ def test_workers_leave_control_c_to_the_parent():
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does; the workers are not yet up
     said += [process.stdout.readline() for _ in range(2)]
     os.killpg(process.pid, signal.SIGINT)  # now they work
-    rest, error = process.communicate(timeout=120)
+    rest, error = process.communicate(timeout=240)
     assert said[0] == "started\n"
     assert (len(said) + len(rest.split()), process.returncode, error) == (5, 0, "")
 
@@ -89,9 +89,9 @@ def test_control_c_ends_the_workers(lines):
     process = start("attentive", "0", "0", *["600"] * 6)
     said = [process.stdout.readline().strip() for _ in range(lines)]
     os.killpg(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=240)
     assert (said[0], process.returncode, error) == ("started", 130, "")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while any(map(running, map(int, said[1:]))) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(running, map(int, said[1:])))

@@ -116,11 +116,11 @@ def test_control_c_leaves_a_set_that_goes_on(tmp_path, workers):
         [sys.executable, "-m", "tests.support.held_runs", *words], start_new_session=True,
         stderr=subprocess.PIPE, text=True, env=environment() | {"HELD_STUDY": "s29"},
     )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not list(out.glob("studies/*.arrow")) and time.monotonic() < deadline:
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=240)
     assert process.returncode == 130
     assert "stopped. What is finished is kept in" in error
     assert "Traceback" not in error

@@ -136,7 +136,7 @@ def test_killed_and_continued_is_the_same_set(tmp_path, workers, finished):
         [sys.executable, "-m", "tests.support.held_runs", *words, str(killed)],
         start_new_session=True, env=environment() | {"HELD_STUDY": "s23"},
     )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while len(list(killed.glob("studies/*.arrow"))) < finished and time.monotonic() < deadline:
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)

@@ -16,7 +16,7 @@ from ct_video_hf.errors import CTVideoError
 from ct_video_hf.study import StudyState, grid_cells, read_study, run_local
 from ct_video_hf.study.execute import cell_options, execute, stop_runs
 from tests.support.clip_sets import write_clip_set
-from tests.support.tiny_runs import environment
+from tests.support.tiny_runs import PATIENCE, environment
 
 from .designs import design, write
 
@@ -184,7 +184,7 @@ def test_a_killed_study_goes_on(tmp_path):
     words = [sys.executable, "-m", "tests.support.held_runs", "study", "run", str(path)]
     process = subprocess.Popen(words, env=environment(), stderr=subprocess.DEVNULL)
     run = tmp_path / "out/cells/ct/slow_tiny/random/fraction1_seed0_lr0.0003/run"
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     while not list(run.glob("checkpoint-*/trainer_state.json")) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.05)

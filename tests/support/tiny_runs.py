@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE = 300.0  # seconds, for a command on a busy machine
+PATIENCE = 400.0  # seconds, for a command on a busy machine
 
 #: For ``ct_video_hf.training.run``; the network is slow_tiny on clips of 8 x 32 x 32.
 OPTIONS = {

@@ -13,7 +13,7 @@ from ct_video_hf.errors import CTVideoError
 from ct_video_hf.training import run
 from tests.support.clip_sets import COUNTS, write_clip_set
 from tests.support.stranger import run_as_stranger
-from tests.support.tiny_runs import OPTIONS, command, environment
+from tests.support.tiny_runs import OPTIONS, PATIENCE, command, environment
 
 COMPLETE = {
     "config.json",
@@ -200,7 +200,7 @@ def test_a_killed_run_resumes_to_the_same_result(clip_set, tmp_path):
             command(*held, data=clip_set, output=out, **given),
             env=environment() | {"HELD_STEP": "23"}, stdout=stream, stderr=stream,
         )  # fmt: skip
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     while not list(out.glob("checkpoint-10/complete.json")):
         assert process.poll() is None, said.read_text()[-3000:]
         assert time.monotonic() < deadline, said.read_text()[-3000:]
