@@ -10,7 +10,6 @@ import io
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -37,7 +36,7 @@ from tests.support.hub_client import client_of
 from tests.support.hub_server import HubServer
 from tests.support.lidc import write_collection
 from tests.support.rsna_tree import write_rsna_tree
-from tests.support.tiny_runs import REPOSITORY, environment, heed_interrupts
+from tests.support.tiny_runs import REPOSITORY, environment
 
 BLOCKS = blocks((REPOSITORY / "README.md").read_text(encoding="utf-8"))
 BASH = [block for block in BLOCKS if block.language == "bash"]
@@ -148,13 +147,12 @@ def run(words: list[str], folder: Path) -> subprocess.CompletedProcess:
 
 
 def serve(words: list[str], ready: str, folder: Path) -> None:
-    """Start a server, ask it for its page, and end it as Ctrl-C does."""
+    """Start a server, ask it for its page, and tell it to end."""
     log = folder / "served.txt"
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "ct_video_hf", *words],
             cwd=folder, env=environment(), stdout=stream, stderr=stream,
-            preexec_fn=heed_interrupts,
         )  # fmt: skip
     try:
         end = time.monotonic() + 200
@@ -163,7 +161,7 @@ def serve(words: list[str], ready: str, folder: Path) -> None:
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.1)
         assert httpx.get(found[1], trust_env=False, timeout=100).status_code == 200
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         assert process.wait(100) == 0, log.read_text()
     finally:
         process.kill()
