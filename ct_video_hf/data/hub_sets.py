@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import CTDataError
@@ -11,7 +13,7 @@ from .rows import SCHEMA
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
-__all__ = ["is_repo_id", "load_from_hub"]
+__all__ = ["describe_on_hub", "is_repo_id", "load_from_hub"]
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
@@ -61,6 +63,37 @@ def load_from_hub(
         return _share(data, fraction, fraction_seed)
     data["train"] = _share(data["train"], fraction, fraction_seed)
     return data
+
+
+def describe_on_hub(repo: str, revision: str | None = None) -> dict[str, Any]:
+    """What ``set.json`` of a pushed set says of all its studies: names and weights of labels, ...
+
+    Empty for a repository without it, which :func:`push_set` did not write.
+
+    Raises
+    ------
+    CTDataError
+        When the file cannot be fetched, or is damaged.
+    """
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        file = hf_hub_download(repo, "set.json", repo_type="dataset", revision=revision)
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except errors.LocalEntryNotFoundError as error:  # of a Hub that cannot be reached
+        raise CTDataError(
+            f"set.json of {repo}, which names the labels, could not be fetched: "
+            f"{_first_line(error)}"
+        ) from error
+    except errors.EntryNotFoundError:
+        return {}
+    except (errors.HfHubHTTPError, OSError, ValueError) as error:
+        raise CTDataError(
+            f"set.json of {repo}, which names the labels, could not be read: {_first_line(error)}"
+        ) from error
+    if not isinstance(content, dict):
+        raise CTDataError(f"set.json of {repo} holds no JSON object")
+    return content
 
 
 def _check_columns(repo: str, data: Any) -> None:

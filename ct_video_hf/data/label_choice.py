@@ -6,8 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import CTDataError
+from .hub_sets import describe_on_hub, is_repo_id
 from .manifest import read_manifest
 
 __all__ = ["LabelChoice", "choose_labels"]
@@ -45,8 +47,8 @@ def choose_labels(
     Parameters
     ----------
     data : str or path
-        The folder of a prepared set; of another source labels are known by their place alone
-        ("label 1" and so on).
+        The folder of a prepared set, or the dataset repository that it was pushed to; of another
+        source labels are known by their place alone ("label 1" and so on).
     studies : datasets.Dataset
         Any of its splits.
     names : sequence of str, optional
@@ -56,7 +58,11 @@ def choose_labels(
     CTDataError
         A name that the set does not have, or one that is given twice.
     """
-    manifest = read_manifest(data) if (Path(data) / "manifest.json").is_file() else {}
+    manifest: dict[str, Any] = {}
+    if (Path(data) / "manifest.json").is_file():
+        manifest = read_manifest(data)
+    elif not Path(data).exists() and is_repo_id(str(data)):
+        manifest = describe_on_hub(str(data))
     width = len(studies.select_columns(["labels"])[0]["labels"])
     known = list(manifest.get("label_names") or [])
     if len(known) != width:

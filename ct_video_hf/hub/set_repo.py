@@ -22,7 +22,10 @@ from .guard import refuse_private
 __all__ = ["PushSummary", "push_set"]
 
 #: What of the manifest goes along; the rest is the studies, which are in the shards.
-_PUBLIC = ("format", "versions", "provenance", "label_names", "splits", "rejected")
+_PUBLIC = (
+    "format", "versions", "provenance", "label_names", "label_weights", "finding", "splits",
+    "rejected",
+)  # fmt: skip
 #: Folders of a repository whose files belong to one push; those of an earlier one are taken away.
 _FOLDERS = ("data/", "tables/")
 

@@ -1,6 +1,8 @@
 """Several labels at once, from a set to a prediction."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -28,9 +30,10 @@ from ct_video_hf.inference.tables import prediction_row
 from ct_video_hf.training import run
 from ct_video_hf.training.loss import TrainingLoss
 from tests.support.clip_sets import write_clip_set
+from tests.support.hub_server import HubServer
 from tests.support.prediction import chest_hu, volume_of
 from tests.support.rsna_tree import hashed, write_rsna_tree
-from tests.support.tiny_runs import OPTIONS, words
+from tests.support.tiny_runs import OPTIONS, REPOSITORY, words
 
 OTHERS = ("nodule", "effusion, left")
 
@@ -227,6 +230,48 @@ def test_the_official_metric_is_that_of_the_set_itself(rsna, official):
 
 #: Of 14 studies a quarter, rounded.
 COUNTS_RSNA = 4
+
+
+TRAIN_FROM_HUB = """
+import json, sys
+from ct_video_hf.data import load_ct_dataset
+from ct_video_hf.data.label_choice import choose_labels
+from ct_video_hf.training import run
+repo, out, options = sys.argv[1:]
+found = choose_labels(repo, load_ct_dataset(repo, "train"), ["rv_lv_ratio_gte_1"])
+assert len(found.weights) == 1
+result = run(data=repo, output=out, **json.loads(options))
+"""
+
+
+def test_a_set_given_by_its_hub_id_keeps_names_and_weights(rsna, official, tmp_path):
+    said = OPTIONS | {"epochs": 1, "test_split": "none"}
+    with HubServer(tmp_path / "hub") as hub:
+        environment = hub.env(tmp_path / "home") | {
+            "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+
+        def call(*line):
+            done = subprocess.run(
+                [sys.executable, *map(str, line)], env=environment, capture_output=True,
+                text=True, timeout=300, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr[-3000:]
+            return done.stdout
+
+        call("-m", "ct_video_hf", "push", rsna[1], "tester/official", "-q")
+        out = tmp_path / "run"
+        call("-c", TRAIN_FROM_HUB, "tester/official", out, json.dumps(said))
+        line = ("-m", "ct_video_hf", "evaluate", out, "tester/official", "--resamples", "20")
+        report = json.loads(call(*line, "--json", "-q", "--device", "cpu"))
+    config, then = (json.loads((f / "config.json").read_text()) for f in (out, official))
+    assert config["id2label"] == then["id2label"]
+    records = [json.loads((f / "training_config.json").read_text()) for f in (out, official)]
+    weights = [record["label_weights"] for record in records]
+    assert weights[0] == weights[1]
+    assert len(weights[0]) == len(OFFICIAL_LABELS)
+    assert set(report["labels"]) == set(OFFICIAL_LABELS)
+    assert report["rsna/weighted_log_loss"]["value"] > 0
 
 
 def test_a_scan_gets_a_probability_for_each_label(rsna, official, capsys):
