@@ -173,8 +173,9 @@ class CTVolumeClassificationPipeline(Pipeline):
         """Save network, processor and calibration as a folder that this pipeline loads."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.predictor.processor.save_pretrained(save_directory)
-        if self.predictor.loaded.calibration is not None:
-            self.predictor.loaded.calibration.write(save_directory)
+        for kept in (self.predictor.loaded.calibration, self.predictor.loaded.attention):
+            if kept is not None:
+                kept.write(save_directory)
 
 
 def _loaded(

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "figures into this folder")  # fmt: skip
     parser.add_argument("--revision", help="branch, tag or commit of MODEL on the Hub")
     rules = parser.add_argument_group("rules")
-    rules.add_argument("--aggregation", choices=("max", "mean_top_k", "noisy_or"),
+    rules.add_argument("--aggregation", choices=("max", "mean_top_k", "noisy_or", "attention"),
                        help="clip scores to a study score")  # fmt: skip
     rules.add_argument("--top-k", type=int, metavar="K", help="clips that mean_top_k averages")
     rules.add_argument("--study-label", choices=("study", "clips"),
@@ -151,7 +151,7 @@ def _score(args: argparse.Namespace) -> tuple:
     from ..errors import CTVideoError
     from ..evaluation.score import default_device, score_clips
     from ..evaluation.tables import left_out
-    from ..inference import CTVideoPipeline, load_model
+    from ..inference import CTVideoPipeline, attention_for, load_model
     from ..training.inputs import clip_dataset
 
     studies = load_ct_dataset(args.data, split=args.split)
@@ -160,6 +160,7 @@ def _score(args: argparse.Namespace) -> tuple:
     of_model = {name: recorded.get(name) for name in ("study_label", "min_positive_slices")}
     of_model |= dict(zip(("aggregation", "top_k"), loaded.aggregation, strict=True))
     rules = _rules(args, of_model)
+    attention_for(loaded, rules["aggregation"])
     dataset = clip_dataset(
         studies,
         loaded.processor,
@@ -169,13 +170,14 @@ def _score(args: argparse.Namespace) -> tuple:
     )
     device = torch.device(args.device) if args.device else default_device()
     common = {"batch_size": args.batch_size, "workers": args.workers, "progress": not args.quiet}
+    common["attention"] = loaded.attention  # whatever the rule: the table serves any
     table = score_clips(loaded.model, dataset, device=device, **common)
     exact = None
     if args.precision == "bf16" and dataset.index.labels.shape[1] > 1:
         raise CTVideoError("--precision bf16 compares models of one label")
     if args.precision == "bf16":
         narrow = CTVideoPipeline(loaded, device=device, dtype="bfloat16", backend=args.backend)
-        other = score_clips(None, dataset, scorer=narrow.logits, **common)
+        other = score_clips(None, dataset, scorer=narrow.clip_values, **common)
         exact, table = (table, f"{narrow.backend.name}, {narrow.backend.precision}"), other
     return table, rules, left_out(dataset), loaded.calibration, exact
 

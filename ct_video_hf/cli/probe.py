@@ -15,6 +15,10 @@ the network with that head.
 
   ct-video-hf features MODEL SET --out set.safetensors
   ct-video-hf probe MODEL set.safetensors SET --output DIR
+  ct-video-hf probe MODEL set.safetensors SET --output DIR --keep-head --aggregation attention
+
+The second one leaves the classifier of a finished MODEL as it is, and learns how much each clip of
+a study counts (gated attention, arXiv 1802.04712).
 
 Not for clinical use.
 """
@@ -32,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of MODEL on the Hub")
     parser.add_argument("--labels", nargs="+", metavar="NAME",
                         help="which labels of a set with several (default: all)")  # fmt: skip
+    parser.add_argument("--keep-head", action="store_true", help="keep the model's classifier: fit "
+                        "only learned attention and the calibration")  # fmt: skip
     parser.add_argument("--class-weights", default="none", metavar="none|balanced|W0,W1",
                         help="weights of negative and positive clips (default: none)")  # fmt: skip
     parser.add_argument(
@@ -41,8 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="a clip with this many positive slices is positive (default: 4)",
     )
-    parser.add_argument("--aggregation", choices=("max", "mean_top_k", "noisy_or"), default="max",
-                        help="clip scores to a study score (default: max)")  # fmt: skip
+    parser.add_argument("--aggregation", default="max",
+                        choices=("max", "mean_top_k", "noisy_or", "attention"),
+                        help="clip scores to a study score; attention is learned from the train "
+                        "studies (default: max)")  # fmt: skip
     parser.add_argument("--top-k", type=int, default=3, metavar="K",
                         help="clips that mean_top_k averages (default: 3)")  # fmt: skip
     parser.add_argument("--study-label", choices=("study", "clips"), default="study",
@@ -51,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resamples", type=int, default=2000, metavar="N",
                         help="bootstrap resamples (default: 2000)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N",
-                        help="of the resamples (default: 0)")  # fmt: skip
+                        help="of the resamples and of learned attention (default: 0)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON on stdout")
 
 
@@ -82,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         class_weights=class_weights,
         resamples=args.resamples,
         seed=args.seed,
+        keep_head=args.keep_head,
         command=["ct-video-hf", "probe", args.model, str(args.features), args.data],
     )
     if args.json:

@@ -10,6 +10,7 @@ import pandas as pd
 from ..errors import CTVideoError
 from ..files import replacing
 from .aggregation import check_aggregation, study_score
+from .attention import ATTENTION_COLUMNS, how_to_fit
 
 __all__ = [
     "COLUMNS",
@@ -57,7 +58,8 @@ def make_predictions(
     """A checked table, ordered by study and clip, from one array a column (score is computed).
 
     ``properties`` are further columns: what tells of the scan, see :data:`.subgroups.PROPERTIES`,
-    and :data:`LABEL_NAME`, whose labels keep their order within a clip.
+    :data:`.attention.ATTENTION_COLUMNS`, and :data:`LABEL_NAME`, whose labels keep their order
+    within a clip.
     """
     logit = np.asarray(logit, dtype=np.float64)
     table = pd.DataFrame(
@@ -100,7 +102,10 @@ def check_predictions(table: pd.DataFrame) -> pd.DataFrame:
             f"{int(twice.sum())} clip(s) appear twice in the predictions table, the first is "
             f"slice {first.clip_start} of study {first.study_id}; each clip counts once"
         )
-    nan = table["score"].isna() | table["logit"].isna()
+    attention = [name for name in ATTENTION_COLUMNS if name in table.columns]
+    if len(attention) == 1:
+        raise CTVideoError(f"the predictions table has {attention[0]} without its other half")
+    nan = table[["score", "logit", *attention]].isna().any(axis=1)
     if nan.any():
         studies = table.loc[nan, "study_id"].unique()
         raise CTVideoError(
@@ -147,6 +152,11 @@ def aggregate(
         study_id, patient_hash, split, label, score, clips; ordered by study_id.
     """
     check_aggregation(method, top_k)
+    if method == "attention" and not set(ATTENTION_COLUMNS) <= set(table.columns):
+        raise CTVideoError(
+            f"aggregation attention needs the columns {', '.join(ATTENTION_COLUMNS)}, which the "
+            f"predictions table lacks: no attention head was there. {how_to_fit('MODEL')}"
+        )
     if LABEL_NAME in table.columns:
         raise CTVideoError(
             "the predictions table has several labels, whose rows make no study score together: "
@@ -158,6 +168,9 @@ def aggregate(
     for study, clips in table.groupby("study_id", sort=True):
         first = clips.iloc[0]
         # With unknown clips beside negative ones nobody knows whether the study is negative.
+        attended = None
+        if set(ATTENTION_COLUMNS) <= set(table.columns):
+            attended = clips[list(ATTENTION_COLUMNS)].to_numpy(dtype=np.float64)
         of_clips = 1 if (clips["label"] == 1).any() else int(clips["label"].min())
         given = int(first.study_label)
         rows.append(
@@ -166,7 +179,7 @@ def aggregate(
                 "patient_hash": first.patient_hash,
                 "split": first.split,
                 "label": of_clips if label_from == "clips" or given < 0 else given,
-                "score": study_score(clips["score"].to_numpy(), method, top_k),
+                "score": study_score(clips["score"].to_numpy(), method, top_k, attended),
                 "clips": len(clips),
             }
         )

@@ -10,10 +10,11 @@ import pandas as pd
 from ..data import CTClipDataset
 from ..data.rsna_labels import OFFICIAL_LABELS
 from ..errors import CTVideoError
-from .predictions import LABEL_NAME, SLICE_LABELS, make_predictions
+from .attention import ATTENTION_COLUMNS
+from .predictions import LABEL_NAME, SLICE_LABELS, check_predictions, make_predictions
 from .subgroups import PROPERTIES
 
-__all__ = ["clip_table", "left_out", "predictions_from"]
+__all__ = ["clip_table", "in_order", "left_out", "predictions_from", "with_attention"]
 
 
 def clip_table(dataset: CTClipDataset) -> pd.DataFrame:
@@ -132,3 +133,50 @@ def predictions_from(dataset: CTClipDataset, logits, study_index, clip_start) ->
         logit=given[merged["place"].to_numpy(dtype=np.int64), label],
         **{name: merged[name].to_numpy() for name in columns},
     )
+
+
+def in_order(dataset: CTClipDataset, values, study_index, clip_start) -> np.ndarray:
+    """Gathered values (n, ...) of clips in the order of the dataset, each clip once.
+
+    Parameters
+    ----------
+    dataset : CTClipDataset
+    values : array_like, (n, ...)
+    study_index, clip_start : array_like, (n,)
+        Which clip each value belongs to; all clips of the dataset are among them.
+    """
+    keys = zip(np.ravel(study_index).tolist(), np.ravel(clip_start).tolist(), strict=True)
+    places = {key: row for row, key in enumerate(keys)}
+    wanted = zip(dataset.index.study.tolist(), dataset.index.start.tolist(), strict=True)
+    return np.asarray(values)[[places[key] for key in wanted]]
+
+
+def with_attention(table: pd.DataFrame, dataset: CTClipDataset, values) -> pd.DataFrame:
+    """A predictions table of a dataset with what an attention head gives each clip and label.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From :func:`predictions_from`.
+    dataset : CTClipDataset
+    values : numpy.ndarray
+        (clip, label, 2) in the order of the dataset, from
+        :meth:`.attention.AttentionHead.clip_values`.
+
+    Raises
+    ------
+    CTVideoError
+        Other clips or labels than those of the dataset.
+    """
+    keys = ["study_id", "clip_start"]
+    wanted = clip_table(dataset)
+    keys += [LABEL_NAME] if LABEL_NAME in wanted.columns else []
+    pairs = np.asarray(values, dtype=np.float64).reshape(-1, 2)
+    if len(pairs) != len(wanted):
+        raise CTVideoError(
+            f"the attention head gave {len(pairs)} values for {len(wanted)} clips and labels; it "
+            "belongs to a model of other labels"
+        )
+    found = wanted[keys].assign(**dict(zip(ATTENTION_COLUMNS, pairs.T, strict=True)))
+    rest = table.drop(columns=list(ATTENTION_COLUMNS), errors="ignore")
+    return check_predictions(rest.merge(found, on=keys, how="left", validate="one_to_one"))

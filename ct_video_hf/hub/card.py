@@ -199,8 +199,6 @@ def render_model_card(facts: ModelCardFacts) -> str:
     """The card's text, metadata included."""
     import jinja2
 
-    from ..models.transformers_video import input_name
-
     source = resources.files(__package__).joinpath("templates/model_card.md.jinja")
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
@@ -213,7 +211,6 @@ def render_model_card(facts: ModelCardFacts) -> str:
         name=facts.name,
         backbone=_backbone(facts),
         model_id=facts.model_id,
-        input_name=input_name(facts.config),
         summary=_summary(facts),
         intended_use=_intended_use(facts),
         model_rows=model_rows(facts.config, training or facts.conversion, facts.labels),
@@ -228,7 +225,7 @@ def render_model_card(facts: ModelCardFacts) -> str:
         training_rows=training_rows(training),
         command=training.get("command"),
         aggregation_words=describe_aggregation(*facts.aggregation),
-        aggregation_code=aggregation_code(*facts.aggregation),
+        aggregation_code=aggregation_code(*facts.aggregation, facts.config, facts.model_id),
         result_words=_result_words(metrics),
         result_rows=result_rows(metrics),
         interval_name=f"{100 * confidence:.0f} % interval" if confidence else "interval",

@@ -187,13 +187,34 @@ def split_rows(training: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def aggregation_code(method: str, top_k: int) -> str:
-    """The rule of ``evaluation.study_score`` in torch, on ``scores`` (clip, label)."""
-    return {
+_ATTENTION_CODE = """\
+head = load_file(cached_file("{model_id}", "attention.safetensors"))
+x = model({input_name}=clips["pixel_values"]).pooler_output  # (clip, feature)
+gates = (x @ head["sigmoid.weight"] + head["sigmoid.bias"]).sigmoid()
+gates = gates * (x @ head["tanh.weight"] + head["tanh.bias"]).tanh()
+weights = (gates @ head["attention.weight"]).softmax(0)  # (clip, label)
+odds = (weights * (x @ head["classifier.weight"] + head["classifier.bias"])).sum(0)
+print(odds.sigmoid())"""
+
+
+def aggregation_code(method: str, top_k: int, config: dict[str, Any], model_id: str) -> str:
+    """The rule of ``evaluation.study_score`` in torch, from ``clips`` to what is printed."""
+    from ..models.transformers_video import input_name
+
+    name = input_name(config)
+    if method == "attention":
+        if not str(config.get("model_type")).startswith("ct_"):
+            return "# learned attention: `ct_video_hf.pipeline` above makes the study's score"
+        imports = "from safetensors.torch import load_file\n"
+        imports += "from transformers.utils import cached_file\n\n"
+        return imports + _ATTENTION_CODE.format(model_id=model_id, input_name=name)
+    rule = {
         "max": "scores.amax(0)",
         "mean_top_k": f"scores.sort(0).values[-{top_k}:].mean(0)",
         "noisy_or": "1 - (1 - scores).prod(0)",
     }[method]
+    scores = f'scores = model({name}=clips["pixel_values"]).logits.sigmoid()  # (clip, label)'
+    return f"{scores}\nprint({rule})"
 
 
 def processor_rows(processor: dict[str, Any]) -> list[tuple[str, str]]:
@@ -229,6 +250,11 @@ def training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
         words = "linear head alone, fitted on cached features; its L2 penalty, of"
         tried = plain(training["probe"]["penalties"])
         rows.append((f"{words} {tried}", plain(training["probe"]["penalty"])))
+    if training.get("attention"):
+        fit = training["attention"]
+        words = f"gated (arXiv 1802.04712), {plain(fit.get('hidden'))} units, weight decay "
+        words += f"{plain(fit.get('weight_decay'))}, epoch {plain(fit.get('epoch'))}, chosen by "
+        rows.append(("learned attention", words + plain(fit.get("chosen_by"))))
     for name, words in (
         ("global_batch_size", "clips in a step"),
         ("epochs_run", "epochs run"),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import CTVideoError
 from .card_figures import FIGURES
-from .guard_files import foreign_tensors, problems_of, without_studies
+from .guard_files import foreign_attention, foreign_tensors, problems_of, without_studies
 from .model_folder import check_model_folder
 from .scan_files import what_of_patients
 
@@ -24,6 +24,7 @@ _PUBLIC = re.compile(
     r"config\.json|video_preprocessor_config\.json|generation_config\.json"
     r"|model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?"
     r"|training_config\.json|conversion\.json|calibration\.json|metrics\.json|README\.md"
+    r"|attention\.(json|safetensors)"
     rf"|training_log\.csv|[a-z][a-z0-9_]*\.py|figures/({'|'.join(FIGURES)})(_dark)?\.png"
 )
 #: Tables with names of studies that training and evaluation themselves leave, for the user alone.
@@ -92,7 +93,7 @@ def plan_upload(folder: Path) -> Plan:
     files.pop("README.md", None)
     for name, entry in files.items():
         refuse_private(name, entry)
-    problems = check_model_folder(folder) or foreign_tensors(folder)
+    problems = check_model_folder(folder) or foreign_tensors(folder) + foreign_attention(folder)
     if problems:
         raise CTVideoError(f"{folder.name} is not pushed: {'; '.join(problems)}.")
     return Plan(files, left_out)

@@ -10,9 +10,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ..errors import CTVideoError
 from .private_text import find_private, find_private_json
 
-__all__ = ["foreign_tensors", "problems_of", "without_studies"]
+__all__ = ["foreign_attention", "foreign_tensors", "problems_of", "without_studies"]
 
 #: No record of a training or an evaluation is longer; a table of numbers may be.
 _LONGEST_TEXT = 5_000_000
@@ -173,7 +174,7 @@ def foreign_tensors(folder: Path) -> list[str]:
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     found, problems = {}, []
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in sorted(folder.glob("model*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             if set(tensors.metadata() or {}) - {"format"}:
                 problems.append(f"{file.name} holds metadata beside the tensors' format")
@@ -185,6 +186,28 @@ def foreign_tensors(folder: Path) -> list[str]:
         if config.model_type.startswith("ct_")
         else _told_by_transformers(folder)
     )
+
+
+def foreign_attention(folder: Path) -> list[str]:
+    """What a head of learned attention holds beside its tensors and the record of its fit."""
+    from safetensors import safe_open
+
+    from ..evaluation.attention import ATTENTION_FILES, read_attention
+
+    try:
+        head = read_attention(folder)
+    except CTVideoError as error:
+        return [f"the attention head is not sound: {error}"]
+    if head is None:
+        return []
+    name = ATTENTION_FILES[0]
+    with safe_open(folder / name, framework="np") as tensors:
+        if set(tensors.metadata() or {}) - {"format"}:
+            return [f"{name} holds metadata beside the tensors' format"]
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if len(head.labels) != len(config.get("id2label") or head.labels):
+        return [f"{name} is for {len(head.labels)} labels, which the network has not"]
+    return []
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

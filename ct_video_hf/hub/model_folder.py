@@ -199,7 +199,7 @@ def _check_weights(path: Path) -> list[str]:
     from safetensors import SafetensorError, safe_open
 
     files = sorted(path.glob("*.safetensors"))
-    if not files:
+    if not list(path.glob("model*.safetensors")):
         return ["there are no weights (model.safetensors)"]
     problems, found = [], set()
     for file in files:

@@ -24,7 +24,8 @@ from ..evaluation import (
 )
 from ..evaluation.figures import write_figures
 from ..evaluation.figures_labels import write_label_figures
-from ..evaluation.tables import left_out, predictions_from
+from ..evaluation.tables import left_out, predictions_from, with_attention
+from ..training.attention import bags_of, fit_attention
 from ..training.counts import count_split
 from ..training.features import SetFeatures, weights_hash
 from ..training.inputs import clip_dataset
@@ -53,12 +54,14 @@ def fit_probe(
     class_weights: str = "none",
     resamples: int = 2000,
     seed: int = 0,
+    keep_head: bool = False,
     command: list[str] | None = None,
 ) -> dict[str, Any]:
     """Fit a head on the train split, choose its penalty on validation, score it on test, save all.
 
     The network does not run: its features are read. The folder is an ordinary model folder, whose
-    predictions are those of the network with the new head.
+    predictions are those of the network with the new head. With ``aggregation="attention"`` a head
+    of learned attention is fitted on top (:func:`ct_video_hf.training.attention.fit_attention`).
 
     Parameters
     ----------
@@ -73,6 +76,9 @@ def fit_probe(
         As the options of training of these names.
     aggregation, top_k, study_label, resamples, seed
         See :func:`ct_video_hf.evaluation.evaluate_predictions`.
+    keep_head : bool
+        The model's own classifier stays as it is: only learned attention, calibration and evidence
+        are made anew.
     command : list of str, optional
         Kept in training_config.json.
 
@@ -89,6 +95,8 @@ def fit_probe(
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CTVideoError(f"the output folder {output.name} is not empty; choose another one")
+    if keep_head and labels is None:
+        labels = _own_labels(loaded)
     manifest = public_manifest(Path(data) / "manifest.json")
     _same(features, loaded, manifest, Path(data).name)
     studies = load_ct_dataset(data)
@@ -104,9 +112,16 @@ def fit_probe(
         for split, rows in studies.items()
     }  # fmt: skip
     rules = {"aggregation": aggregation, "top_k": top_k, "label_from": study_label}
-    head, penalty, loss = _fit(parts, features, class_weights, rules)
+    if keep_head:
+        head, penalty, loss = _own_head(loaded, len(choice)), None, None
+    else:
+        head, penalty, loss = _fit(parts, features, class_weights, _while_fitting(rules))
+    attention = None
+    if aggregation == "attention":
+        names = tuple(map(str, choice.names))
+        attention = _attention(parts, features, head, names, loaded.model, study_label, seed)
     tables = {
-        split: _table(parts[split], features.of(split, parts[split]), head)
+        split: _table(parts[split], features.of(split, parts[split]), head, attention)
         for split in ("validation", "test")
         if split in parts
     }
@@ -120,7 +135,7 @@ def fit_probe(
         "backbone": str(loaded.training.get("backbone") or loaded.model.config.model_type),
         "weights": loaded.name,
         "probe": {"penalty": penalty, "penalties": list(PENALTIES), **features.metadata},
-        "positive_weights": loss.class_weights,
+        "positive_weights": None if loss is None else loss.class_weights,
         "data": {
             "set": Path(data).name,
             "manifest": manifest,
@@ -131,9 +146,59 @@ def fit_probe(
         "versions": versions(),
         "hardware": hardware(torch.device("cpu"), 1),
     }  # fmt: skip
+    if attention is not None:
+        record["attention"] = attention.fit
+    if keep_head and loaded.training:  # the network is still that of its own training
+        ours = {name: record["arguments"][name] for name in ("aggregation", "top_k", "study_label")}
+        arguments = {**loaded.training.get("arguments", {}), **ours}
+        record = {**loaded.training, "arguments": arguments, "attention": record.get("attention")}
     model = _with_head(loaded.model, head, [str(name) for name in choice.names], several, rules)
     record["parameters"] = sum(value.numel() for value in model.parameters())
-    return _save(model, loaded.processor, output, parts, tables, record, rules, resamples, seed)
+    kept = [] if attention is None else [attention]
+    return _save(
+        model, loaded.processor, output, parts, tables, record, rules, resamples, seed, kept
+    )
+
+
+def _own_labels(loaded: Any) -> list[str] | None:
+    """Names of the model's labels; None where it has one without a name."""
+    config = loaded.model.config
+    names = [str(config.id2label[place]) for place in range(config.num_labels)]
+    return None if names == ["LABEL_0"] else names
+
+
+def _own_head(loaded: Any, labels: int) -> torch.nn.Linear:
+    config, head = loaded.model.config, loaded.model.classifier
+    if getattr(config, "problem_type", None) == "single_label_classification":
+        raise CTVideoError(
+            f"{loaded.name} chooses between classes; a head for labels that may be present or "
+            "absent is needed: leave out --keep-head"
+        )
+    if head.out_features != labels:
+        raise CTVideoError(
+            f"{loaded.name} scores {head.out_features} labels and {labels} are asked for: leave "
+            "out --keep-head"
+        )
+    return head.requires_grad_(False)
+
+
+def _while_fitting(rules: dict) -> dict:
+    """Learned attention comes after the head; until then the highest clip counts."""
+    learned = rules["aggregation"] == "attention"
+    return rules | {"aggregation": "max"} if learned else rules
+
+
+def _attention(
+    parts: dict, features: SetFeatures, head, names: tuple[str, ...], model, label_from: str,
+    seed: int,
+):  # fmt: skip
+    bags = {
+        split: bags_of(parts[split], features.of(split, parts[split]), label_from)
+        for split in ("train", "validation")
+        if split in parts
+    }
+    digest = weights_hash(model)
+    return fit_attention(bags["train"], bags.get("validation"), head, names, digest, seed=seed)
 
 
 def _same(features: SetFeatures, loaded: Any, manifest: dict | None, name: str) -> None:
@@ -171,8 +236,11 @@ def _predictions(dataset, logits):
 
 
 @torch.no_grad()
-def _table(dataset, features, head):
-    return _predictions(dataset, head(torch.from_numpy(features)).numpy())
+def _table(dataset, features, head, attention):
+    table = _predictions(dataset, head(torch.from_numpy(features)).numpy())
+    if attention is None:
+        return table
+    return with_attention(table, dataset, attention.clip_values(features))
 
 
 def _with_head(model, head, names: list[str], several, rules: dict):
@@ -190,13 +258,15 @@ def _with_head(model, head, names: list[str], several, rules: dict):
 
 
 def _save(
-    model, processor, output, parts, tables, record, rules, resamples: int, seed: int
+    model, processor, output, parts, tables, record, rules, resamples: int, seed: int, kept: list
 ) -> dict[str, Any]:
     output.parent.mkdir(parents=True, exist_ok=True)
     hidden = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     stage = hidden / output.name
     try:
         save_model_folder(model, processor, stage)
+        for part in kept:
+            part.write(stage)
         scored = next((split for split in ("test", "validation") if split in tables), None)
         calibration = _calibration(tables.get("validation"), rules)
         if calibration is not None:

@@ -2,7 +2,7 @@
 
 from .ensemble import CTVideoEnsemble
 from .html_report import render_report, write_html_report
-from .loading import LoadedModel, ModelLoadError, load_model
+from .loading import LoadedModel, ModelLoadError, attention_for, load_model
 from .pictures import study_figure
 from .pipeline import CTVideoPipeline, Outcome, pipeline
 from .saliency import SaliencyMap
@@ -19,6 +19,7 @@ __all__ = [
     "Outcome",
     "SaliencyMap",
     "Study",
+    "attention_for",
     "find_studies",
     "load_model",
     "overlay_rgba",

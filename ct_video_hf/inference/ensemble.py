@@ -91,7 +91,11 @@ class CTVideoEnsemble(CTVideoPipeline):
     ) -> dict[str, Any]:
         """Clips, key slices and the relevance of slices."""
         grids = [[(clip["start"], clip["stop"]) for clip in one["clips"]] for one in results]
-        clips = [dict(clip) for clip in results[0]["clips"]]
+        of_one = ("attention", "attention_logit")  # weights of one model's study score
+        clips = [
+            {name: value for name, value in clip.items() if name not in of_one}
+            for clip in results[0]["clips"]
+        ]
         clips_of = f"the first model, {results[0]['model']['name']}"
         if all(grid == grids[0] for grid in grids):
             clips_of = "all models, means of their scores"

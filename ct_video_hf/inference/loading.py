@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CTVideoError
 from ..evaluation import Calibration, LabelCalibrations, read_calibration
+from ..evaluation.attention import AttentionHead, how_to_fit, read_attention
 from ..progress import no_transformers_bars
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..models import CTVideoProcessor
 
-__all__ = ["LoadedModel", "ModelLoadError", "load_model"]
+__all__ = ["LoadedModel", "ModelLoadError", "attention_for", "load_model"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class LoadedModel:
         The folder's training_config.json; empty where there is none.
     calibration : Calibration, LabelCalibrations or None
         The folder's calibration.json.
+    attention : AttentionHead or None
+        The folder's head of learned attention.
     """
 
     model: PreTrainedModel
@@ -57,6 +60,7 @@ class LoadedModel:
     commit: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | LabelCalibrations | None = None
+    attention: AttentionHead | None = None
 
     @property
     def aggregation(self) -> tuple[str, int]:
@@ -74,6 +78,24 @@ class LoadedModel:
             "model_type": config.model_type,
             "backbone": str(self.training.get("backbone") or config.model_type),
         }
+
+
+def attention_for(loaded: LoadedModel, method: str) -> AttentionHead | None:
+    """The head that a rule of study scores needs; None for the rules that need none.
+
+    Raises
+    ------
+    CTVideoError
+        Learned attention, of a model without a head.
+    """
+    if method != "attention":
+        return None
+    if loaded.attention is None:
+        raise CTVideoError(
+            f"{loaded.name} has no attention head (attention.json, attention.safetensors), and "
+            f"its study scores are to be made by learned attention. {how_to_fit(loaded.name)}"
+        )
+    return loaded.attention
 
 
 def load_model(
@@ -139,7 +161,25 @@ def _from_folder(
         calibration = read_calibration(path)
     except CTVideoError as error:
         raise ModelLoadError(f"{name}: {error}. Copy the file again or delete it.") from error
-    return LoadedModel(model, processor, name, revision, commit, training, calibration)
+    attention = _load_attention(path, model, name)
+    return LoadedModel(model, processor, name, revision, commit, training, calibration, attention)
+
+
+def _load_attention(path: Path, model: PreTrainedModel, name: str) -> AttentionHead | None:
+    from ..training.features import weights_hash
+
+    try:
+        head = read_attention(path)
+    except CTVideoError as error:
+        raise ModelLoadError(f"{name}: {error}. Copy the file again or delete both.") from error
+    if head is None:
+        return None
+    if head.weights_sha256 != weights_hash(model) or len(head.labels) != model.config.num_labels:
+        raise ModelLoadError(
+            f"The attention head of {name} was fitted on other weights than those beside it. "
+            f"Delete attention.json and attention.safetensors. {how_to_fit(name)}"
+        )
+    return head
 
 
 def _check_config(path: Path, name: str) -> None:
@@ -192,7 +232,7 @@ def _load_network(path: Path, name: str) -> PreTrainedModel:
     from ..models.base import align_weights
     from ..models.transformers_video import accept_clips
 
-    if not list(path.glob("*.safetensors")):
+    if not list(path.glob("model*.safetensors")):
         raise ModelLoadError(
             f"{name} has no weights in safetensors form (model.safetensors). Pickled weights are "
             "not read; convert them with save_pretrained."

@@ -30,7 +30,7 @@ from .choices import (
     label_names,
     place_model,
 )
-from .loading import LoadedModel, load_model
+from .loading import LoadedModel, attention_for, load_model
 from .localization import slice_relevance
 from .many import Outcome, outcomes
 from .probabilities import study_probabilities, why_not_calibrated
@@ -157,6 +157,7 @@ class CTVideoPipeline:
             stride=stride,
             name=loaded.name,
             flips=tta == "flips",
+            attention=attention_for(loaded, loaded.aggregation[0]),
         )
         self._not_calibrated = why_not_calibrated(loaded, self.labels, stride, tta)
 
@@ -292,7 +293,7 @@ class CTVideoPipeline:
         timings |= {"setup": 0.0, "forward": 0.0}
         scores = self.scorer.study(planes, starts, timings, progress)
         odds = log_odds(scores.logits, self.model.config.problem_type)
-        study = study_log_odds(odds, *self.loaded.aggregation)
+        study = study_log_odds(odds, *self.loaded.aggregation, scores.attention)
         clips = clip_rows(
             volume,
             starts,
@@ -301,6 +302,7 @@ class CTVideoPipeline:
             self.label,
             self.labels,
             include_ids=include_ids,
+            attention=scores.attention,
         )
         relevance = None
         if scores.activation is not None:
@@ -346,4 +348,10 @@ class CTVideoPipeline:
 
     def logits(self, pixel_values: torch.Tensor) -> np.ndarray:
         """Logits (clip, label) of processed clips, by this pipeline's backend and arithmetic."""
+        found = self.clip_values(pixel_values)
+        return found if self.scorer.attention is None else found[..., 0]
+
+    def clip_values(self, pixel_values: torch.Tensor) -> np.ndarray:
+        """Logits (clip, label); of a model that learned attention (clip, label, 3), with what its
+        head gives each clip (:mod:`ct_video_hf.evaluation.attention`)."""
         return self.scorer.clips(pixel_values)[0]

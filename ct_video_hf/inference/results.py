@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..evaluation import study_score
+from ..evaluation.attention import attention_weights, pooled_log_odds
 
 if TYPE_CHECKING:
     from ..dicom import CTVolume
@@ -62,12 +63,17 @@ def sigmoid(value: float) -> float:
     return odds / (1.0 + odds)
 
 
-def study_log_odds(odds: np.ndarray, method: str, top_k: int) -> np.ndarray:
+def study_log_odds(
+    odds: np.ndarray, method: str, top_k: int, attention: np.ndarray | None = None
+) -> np.ndarray:
     """Log-odds (label,) of a study from those of its clips (clip, label).
 
     ``method`` and ``top_k`` as in :func:`ct_video_hf.evaluation.study_score`, which works on
-    probabilities; those that round to 0 or 1 stop at log-odds of about 36.
+    probabilities; those that round to 0 or 1 stop at log-odds of about 36. ``attention``
+    (clip, label, 2) is needed by learned attention.
     """
+    if method == "attention":
+        return pooled_log_odds(attention[..., 0], attention[..., 1])
     if method == "max":  # a probability would lose what it cannot tell from 1
         return odds.max(axis=0)
     columns = [[sigmoid(float(value)) for value in column] for column in odds.T]
@@ -85,6 +91,7 @@ def clip_rows(
     labels: list[str],
     *,
     include_ids: bool,
+    attention: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """One dictionary a clip: start, stop (half-open, without padding), score, place in the body.
 
@@ -93,9 +100,13 @@ def clip_rows(
     order need not follow the body (None for a slice that was interpolated). ``source_range`` is
     the lowest and the highest of them; None where no slice is of the source. With ``include_ids``
     ``sop_instance_uids`` names each slice. With several labels, ``scores`` holds the score of each.
+    With ``attention`` (clip, label, 2) ``attention`` is the clip's weight, the weights of a study
+    summing up to 1, and ``attention_logit`` the log-odds that it puts into the study's.
     """
     z = volume.z_mm
     rows = []
+    if attention is not None:
+        weights = attention_weights(attention[:, label, 0]).tolist()
     for start, length, values in zip(starts.tolist(), lengths.tolist(), odds, strict=True):
         last = start + length - 1
         source = list(volume.source_index[start : last + 1])
@@ -111,6 +122,10 @@ def clip_rows(
         }
         if include_ids:
             row["sop_instance_uids"] = list(volume.slice_ids[start : last + 1])
+        if attention is not None:
+            place = len(rows)
+            row["attention"] = weights[place]
+            row["attention_logit"] = float(attention[place, label, 1])
         if len(labels) > 1:
             scores = (sigmoid(float(value)) for value in values)
             row["scores"] = dict(zip(labels, scores, strict=True))

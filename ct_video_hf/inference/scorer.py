@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from ..errors import CTVideoError
+from ..evaluation.attention import AttentionHead
+from ..evaluation.score import ClassifierInput
 from ..models import CTVideoProcessor
 from ..models.base import CTVideoClassifier
 from ..models.hu_clips import AIR_HU
@@ -35,11 +37,14 @@ class ClipScores:
         float64 (clip, label).
     activation : numpy.ndarray or None
         (clip, frame), see :func:`.localization.clip_forward`.
+    attention : numpy.ndarray or None
+        float64 (clip, label, 2): what an attention head gives, where there is one.
     """
 
     lengths: np.ndarray
     logits: np.ndarray
     activation: np.ndarray | None
+    attention: np.ndarray | None = None
 
 
 @dataclass
@@ -72,6 +77,8 @@ class ClipScorer:
         False computes every clip on its own.
     flips : bool
         Score the study as it is and mirrored left to right; logits and activations are the means.
+    attention : AttentionHead or None
+        That of the model, where study scores are made by learned attention.
     """
 
     model: torch.nn.Module
@@ -85,6 +92,7 @@ class ClipScorer:
     name: str
     share: bool = True
     flips: bool = False
+    attention: AttentionHead | None = None
 
     @property
     def shares(self) -> bool:
@@ -140,7 +148,9 @@ class ClipScorer:
                 f"{self.backend.precision}. Its weights are damaged, or need float32."
             )
         lengths = np.minimum(len(planes) - starts, self.processor.num_frames)
-        return ClipScores(lengths, every, along)
+        if self.attention is None:
+            return ClipScores(lengths, every, along)
+        return ClipScores(lengths, every[..., 0], along, every[..., 1:])
 
     def views(self, planes: np.ndarray) -> list[np.ndarray]:
         """The planes as they are, and mirrored left to right where that is asked for."""
@@ -153,7 +163,7 @@ class ClipScorer:
         timings: dict[str, float],
         advance: Callable[[int], None],
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Logits and activations of all clips of these planes."""
+        """What :meth:`_scored` gives of all clips of these planes."""
         frames, every, along = self.processor.num_frames, None, None
         window = self.window(planes, starts, timings)
         for first in range(0, len(starts), self.batch_size):
@@ -170,10 +180,22 @@ class ClipScorer:
         return every, along
 
     def clips(self, pixel_values: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
-        """Logits (clip, label) and activations (clip, frame) of processed clips."""
+        """Logits (clip, label) and activations (clip, frame) of processed clips.
+
+        With an attention head instead of logits (clip, label, 3): logits, and what the head gives.
+        """
         pixel_values = pixel_values.to(self.device)
         with self.arithmetic():
-            return _as_arrays(*clip_forward(self.model, pixel_values, self.label, self.backend))
+            return self._scored(clip_forward, self.model, pixel_values, self.label, self.backend)
+
+    def _scored(self, forward: Callable, *inputs) -> tuple[np.ndarray, np.ndarray | None]:
+        if self.attention is None:
+            return _as_arrays(*forward(*inputs))
+        seen = ClassifierInput(self.model)
+        with seen.watched():
+            logits, activation = _as_arrays(*forward(*inputs))
+        values = self.attention.clip_values(seen.taken().cpu().numpy())
+        return np.concatenate([logits[..., None], values], axis=2), activation
 
     def window(
         self, planes: np.ndarray, starts: np.ndarray, timings: dict[str, float]
@@ -209,9 +231,9 @@ class ClipScorer:
     def _batch(self, clips: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
         """Scores of clips (clip, frame, channel or feature, row, column)."""
         if not self.shares:
-            return _as_arrays(*clip_forward(self.model, clips, self.label, self.backend))
+            return self._scored(clip_forward, self.model, clips, self.label, self.backend)
         parts = self.parts(clips)
-        return _as_arrays(*parts_forward(self.model, parts, self.label, clips.shape[1]))
+        return self._scored(parts_forward, self.model, parts, self.label, clips.shape[1])
 
     def parts(self, clips: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What the backbone's ``to_explain`` gives, of clips of :meth:`window`."""

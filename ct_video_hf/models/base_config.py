@@ -14,7 +14,7 @@ from .volume_pipeline import CUSTOM_PIPELINES
 __all__ = ["CTVideoConfig"]
 
 #: How clip scores may become a study's score.
-STUDY_AGGREGATIONS = ("max", "mean_top_k", "noisy_or")
+STUDY_AGGREGATIONS = ("max", "mean_top_k", "noisy_or", "attention")
 
 PROBLEM_TYPES = ("multi_label_classification", "single_label_classification")
 

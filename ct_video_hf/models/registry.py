@@ -179,9 +179,11 @@ def create_model(
         When a download fails.
     """
     if backbone not in all_backbones() and is_video_model_name(backbone):
-        return create_video_model(
+        model = create_video_model(
             backbone, num_labels, weights, keep_head=keep_head, **config_overrides
         )
+        _without_attention(model.config, config_overrides)
+        return model
     record = get_backbone(backbone)
     _check_fields(record, config_overrides)
     if weights is None or weights == "none":
@@ -194,6 +196,7 @@ def create_model(
         state, config = read_folder(source), _saved_config(record, source, config_overrides)
         if not keep_head and _labels(num_labels, config_overrides):
             _relabel(config, num_labels)
+        _without_attention(config, config_overrides)
     else:
         state = read_checkpoint(source)
         layout = layout_of(state, record)
@@ -211,6 +214,13 @@ def create_model(
     except ValueError as error:
         raise ValueError(f"{source.name}: {error}") from error
     return model.eval()
+
+
+def _without_attention(config: Any, overrides: dict[str, Any]) -> None:
+    """The head of learned attention stays in its folder, and so does the rule that needs it."""
+    learned = getattr(config, "study_aggregation", None) == "attention"
+    if learned and "study_aggregation" not in overrides:
+        config.study_aggregation = "max"
 
 
 def _relabel(config: CTVideoConfig, num_labels: int) -> None:

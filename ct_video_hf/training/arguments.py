@@ -148,6 +148,12 @@ class CTTrainingArguments(TrainingArguments):
         if self.loss not in ("cross_entropy", "focal"):
             raise CTVideoError(f"loss is cross_entropy or focal, found {self.loss!r}")
         check_aggregation(self.aggregation, self.top_k)
+        if self.aggregation == "attention":
+            raise CTVideoError(
+                "a Trainer scores studies without a head of learned attention, which is fitted on "
+                "the finished network: `ct-video-hf train --aggregation attention` does both, "
+                "`ct-video-hf probe --keep-head --aggregation attention` the latter"
+            )
 
 
 def _check_trackers(names: list[str]) -> None:
@@ -248,7 +254,8 @@ def build_arguments(
         **{name: options[name] for name in _SAME_NAME},
         "early_stopping": options["early_stopping"],
         "metric_for_best_model": options["metric"],
-        "aggregation": options["aggregation"],
+        # the head is fitted afterwards; until then, and to pick a checkpoint, the default holds
+        "aggregation": "max" if options["aggregation"] == "attention" else options["aggregation"],
         "top_k": options["top_k"],
         "study_label": options["study_label"],
     }

@@ -24,6 +24,7 @@ from torch import nn
 
 from ..data import CTClipDataset
 from ..errors import CTVideoError
+from ..evaluation.score import ClassifierInput
 from ..files import replacing
 from ..progress import counter
 
@@ -47,12 +48,7 @@ class HeadInput:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.head = getattr(model, "classifier", None)
-        if not isinstance(self.head, nn.Linear):
-            raise CTVideoError(
-                f"{type(model).__name__} has no linear classifier whose input could be its features"
-            )
+        self.model, self.input = model, ClassifierInput(model)
         self._checked = False
 
     @torch.inference_mode()
@@ -64,22 +60,17 @@ class HeadInput:
         CTVideoError
             The network's logits are no linear function of them.
         """
-        seen: list[torch.Tensor] = []
-        hook = self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        try:
+        with self.input.watched():
             logits = self.model(pixel_values=pixel_values).logits
-        finally:
-            hook.remove()
-        features = seen[-1].float()
-        if features.ndim > 2:
-            features = features.flatten(1, -2).mean(1)
+        features = self.input.taken()
         if not self._checked:
             self._check(features, logits.float())
         return features
 
     def _check(self, features: torch.Tensor, logits: torch.Tensor) -> None:
         with torch.autocast(features.device.type, enabled=False):
-            again = self.head(features.to(self.head.weight.dtype)).float()
+            head = self.input.head
+            again = head(features.to(head.weight.dtype)).float()
         if again.shape != logits.shape or not torch.allclose(again, logits, rtol=1e-3, atol=1e-3):
             raise CTVideoError(
                 f"the logits of {type(self.model).__name__} are no linear function of one feature "

@@ -17,6 +17,7 @@ from ..models.transformers_video import clip_input, is_video_model_name
 
 __all__ = [
     "Start",
+    "as_scored",
     "build_processor",
     "clip_dataset",
     "find_start",
@@ -71,7 +72,7 @@ class Start:
     sha256: dict[str, str] = field(default_factory=dict)
 
 
-_WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+_WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
 
 
 def find_start(options: dict[str, Any]) -> Start:
@@ -194,6 +195,17 @@ def clip_dataset(
         processor, train, augmentation, seed, stored_window=stored_window(studies)
     )
     return CTClipDataset(studies, index, transform, labels)
+
+
+def as_scored(dataset: CTClipDataset) -> CTClipDataset:
+    """Clips that are made for training, as they are cut to be scored: nothing is left to chance."""
+    transform = ClipTransform(
+        dataset.transform.processor,
+        False,
+        dataset.transform.augmentation,
+        stored_window=stored_window(dataset.dataset),
+    )
+    return CTClipDataset(dataset.dataset, dataset.index, transform, dataset.labels)
 
 
 def label_choice(options: dict[str, Any], studies) -> LabelChoice | None:

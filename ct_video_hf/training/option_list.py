@@ -219,8 +219,9 @@ _ALL = (
            default="validation", metavar="NAME"),
     Option("test_split", _EVAL, "split that the finished model is scored on; none: no scores",
            default="test", metavar="NAME"),
-    Option("aggregation", _EVAL, "clip scores to a study score", default="max",
-           choices=("max", "mean_top_k", "noisy_or")),
+    Option("aggregation", _EVAL, "clip scores to a study score; attention is learned from the "
+           "train studies once the network is finished, and max picks its checkpoint",
+           default="max", choices=("max", "mean_top_k", "noisy_or", "attention")),
     Option("top_k", _EVAL, "clips that mean_top_k averages", _positive, default=3, metavar="K"),
     Option("study_label", _EVAL, "a study is positive by its own label, or (the paper's rule) "
            "when one of its clips is", default="study", choices=("study", "clips")),

@@ -23,6 +23,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 
 from ..errors import CTVideoError
 from ..evaluation import write_json
+from ..evaluation.attention import ATTENTION_FILES
 from .lora import merge_lora
 from .push_record import trainer_record
 
@@ -36,7 +37,13 @@ _MODEL_FILE = re.compile(
     r"|model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?"
 )
 #: What a user may have put beside a model before the last push.
-_EVIDENCE = ("calibration.json", "metrics.json", "training_config.json", "figures")
+_EVIDENCE = (
+    "calibration.json",
+    *ATTENTION_FILES,
+    "metrics.json",
+    "training_config.json",
+    "figures",
+)
 _LOG = "training_log.csv"
 
 

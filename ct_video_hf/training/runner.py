@@ -114,6 +114,10 @@ def run(
         eval_dataset=parts.get("validation"),
         processing_class=processor,
     )
+    if options["aggregation"] == "attention" and options["torch_compile"]:
+        raise OptionError("torch_compile hides the features that learned attention needs: fit it "
+                          "afterwards, with ct-video-hf probe --keep-head --aggregation "
+                          "attention")  # fmt: skip
     if options["lora"] and trainer.is_fsdp_enabled:
         raise OptionError("lora learns on whole weights: leave out FSDP, DDP is enough for it")
     if args.device.type == "cpu":

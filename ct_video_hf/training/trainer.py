@@ -7,6 +7,7 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -22,7 +23,8 @@ from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 from ..errors import CTVideoError
 from ..evaluation import point_metrics
 from ..evaluation.metrics import log_loss
-from ..evaluation.tables import clip_table, predictions_from
+from ..evaluation.score import ClassifierInput
+from ..evaluation.tables import clip_table, in_order, predictions_from
 from ..models.transformers_video import accept_clips
 from ..progress import no_transformers_bars
 from .arguments import CTTrainingArguments
@@ -93,6 +95,10 @@ class CTTrainer(PushesToHub, Trainer):
     ----------
     predictions : DataFrame or None
         The predictions table of the latest evaluation.
+    features : numpy.ndarray or None
+        What the classifier saw of each clip of the latest evaluation, (clip, feature) in the order
+        of its data set; kept only while ``keep_features`` is set.
+    keep_features : bool
     trainable_parameters : int
         Numbers that learn.
     """
@@ -121,6 +127,8 @@ class CTTrainer(PushesToHub, Trainer):
         # The loss is divided by what _get_num_items_in_batch counts, and by nothing else.
         self.model_accepts_loss_kwargs = True
         self.predictions: pd.DataFrame | None = None
+        self.features: np.ndarray | None = None
+        self.keep_features = False
         self.average: WeightAverage | None = None
         self.loss = self._make_loss()
         self._sampler: ClipSampler | None = None
@@ -267,9 +275,18 @@ class CTTrainer(PushesToHub, Trainer):
         """Logits with label, study and clip start; the loss comes later, on each clip once."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
-            logits = model(pixel_values=inputs["pixel_values"])["logits"]
+            logits = self._scored(model, inputs["pixel_values"])
         keys = tuple(inputs[name].detach() for name in ("labels", "study_index", "clip_start"))
         return None, logits.detach().float(), keys
+
+    def _scored(self, model, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Logits (clip, label), followed by the features of each clip where those are kept."""
+        if not self.keep_features:
+            return model(pixel_values=pixel_values)["logits"]
+        seen = ClassifierInput(self.accelerator.unwrap_model(model))
+        with seen.watched():
+            logits = model(pixel_values=pixel_values)["logits"]
+        return torch.cat([logits.float(), seen.taken()], dim=1)
 
     def evaluation_loop(
         self,
@@ -290,9 +307,12 @@ class CTTrainer(PushesToHub, Trainer):
                 metric_key_prefix=metric_key_prefix,
             )
         _, study_index, clip_start = output.label_ids
-        self.predictions = predictions_from(
-            dataloader.dataset, output.predictions, study_index, clip_start
-        )
+        logits, self.features = output.predictions, None
+        if self.keep_features:
+            labels = self.accelerator.unwrap_model(self.model).config.num_labels
+            logits, kept = np.split(np.asarray(logits), [labels], axis=1)
+            self.features = in_order(dataloader.dataset, kept, study_index, clip_start)
+        self.predictions = predictions_from(dataloader.dataset, logits, study_index, clip_start)
         known = self.predictions[self.predictions["label"] >= 0]
         values = {"loss": log_loss(known["label"].to_numpy(), known["score"].to_numpy())}
         values |= point_metrics(

@@ -15,6 +15,7 @@ from ct_video_hf.errors import CTVideoError
 from ct_video_hf.evaluation import AGGREGATIONS
 from ct_video_hf.hub import check_card_text, check_model_card, write_model_card
 from ct_video_hf.hub.card_figures import pictures_in
+from tests.support.attention import write_attention
 from tests.support.prediction import SPACING, chest_hu, tiny_model_folder
 from tests.support.stranger import run_as_stranger
 
@@ -235,6 +236,8 @@ def test_the_code_on_the_card_runs(tmp_path, monkeypatch):
     blocks = []
     for method in AGGREGATIONS:
         folder = tiny_model_folder(tmp_path / method, study_aggregation=method, study_top_k=2)
+        if method == "attention":
+            write_attention(folder)
         text = write_model_card(folder, model_id=method).read_text()
         blocks.append(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
     assert {len(found) for found in blocks} == {2}
