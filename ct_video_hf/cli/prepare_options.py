@@ -28,6 +28,9 @@ sources
              --labels train_predicted_labels.csv valid_predicted_labels.csv --label-columns '*'
              --patient-pattern '^((?:train|valid)_[0-9]+)_' --split-pattern '^(train|valid)_'
              --reject implausible_hu
+           There is no test split, and few scans have no finding at all: train with
+             --test-split none --sampling shuffle
+           and evaluate with --split validation.
   phantom  generated studies (--studies, --seed), written to --data-dir as DICOM first; a nodule
            among vessels, or not. phantom_video: the same of videos of discs, which are no CT
   rsna_pe  RSNA STR PE: train/Study/Series/Slice.dcm in --data-dir, with train.csv in or beside it
@@ -52,6 +55,8 @@ read is listed in rejects.csv with its reason, and the run goes on.
 On a cluster install the package on every node (pip install 'ct-video-hf[ray]'), start Ray with
 `ray start --head` on one of them and `ray start --address=HEAD:6379` on the others, and prepare
 with `--engine ray --address auto` on any. Scans and OUT lie on a file system that all nodes share.
+Where Ray asks for a token (newer versions do once a home has one, ~/.ray/auth_token), every node
+has that file, and `export RAY_AUTH_MODE=token` comes before each of these commands.
 
 Never share OUT/private: it holds the salt of the hashed patient ids.
 Not for clinical use.

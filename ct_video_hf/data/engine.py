@@ -22,7 +22,8 @@ _INSTALL = "Ray is not installed; pip install 'ct-video-hf[ray]' on every node o
 
 _NO_CLUSTER = (
     "no Ray cluster answers at {}: start one with `ray start --head` (and `ray start --address "
-    "HEAD:6379` on the other nodes). Ray says: {}"
+    "HEAD:6379` on the other nodes). One that asks for a token needs RAY_AUTH_MODE=token and its "
+    "~/.ray/auth_token here, too. Ray says: {}"
 )
 
 

@@ -57,7 +57,8 @@ def clip_sampling_weights(
         if share > 0 and not members.any():
             raise CTDataError(
                 f"no {name} clip among {len(index)}: classes cannot be drawn {shares[0]:g} to "
-                f"{shares[1]:g}. Check the labels and min_positive_slices."
+                f"{shares[1]:g}. Check the labels and min_positive_slices; where every clip "
+                "has some label, draw them as they come (sampling shuffle, --sampling shuffle)"
             )
         if members.any():
             weights[members] *= share / weights[members].sum()

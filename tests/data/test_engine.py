@@ -116,7 +116,9 @@ def test_a_cluster_that_is_not_there(words, tmp_path, capsys):
     pytest.importorskip("ray", reason="ray is not installed (the extra ct-video-hf[ray])")
     gone = ["--engine", "ray", "--address", "127.0.0.1:1"]
     assert main([*words, str(tmp_path / "set"), *gone]) == 1
-    assert "no Ray cluster answers at 127.0.0.1:1" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no Ray cluster answers at 127.0.0.1:1" in said
+    assert "RAY_AUTH_MODE=token" in said
     with (
         pytest.raises(CTDataError, match="address belongs to the engine ray"),
         engine("local", "x"),
