@@ -40,7 +40,7 @@ def test_any_label_makes_a_clip_positive():
 def test_refusals():
     with pytest.raises(CTDataError, match="no positive clip among 2"):
         clip_sampling_weights(index([[0.0], [0.0]]))
-    with pytest.raises(CTDataError, match="no negative clip among 2: .* --sampling shuffle"):
+    with pytest.raises(CTDataError, match=r"no negative clip among 2: .* --sampling shuffle"):
         clip_sampling_weights(index([[1.0, 0.0], [0.0, 1.0]]))
     with pytest.raises(CTDataError, match="class mass 'fair'"):
         clip_sampling_weights(index([[0.0], [1.0]]), "fair")
