@@ -122,8 +122,8 @@ def add_options(parser: argparse.ArgumentParser, sources: Sequence[str]) -> None
         "--store-window",
         type=_window,
         metavar="CENTRE,WIDTH",
-        help="keep 8 bits of one HU window, such as -600,1500: half the disk and a quicker input, "
-        "but a set for that window only",
+        help="keep 8 bits of one HU window, such as --store-window=-600,1500 (a sign needs the =): "
+        "half the disk and a quicker input, but a set for that window only",
     )
     content.add_argument(
         "--policy",
