@@ -72,7 +72,7 @@ def _of_set(args: argparse.Namespace, loaded) -> tuple[int, ...]:
 
     from ..data import load_ct_dataset
     from ..evaluation.score import default_device
-    from ..training.features import read_features, weights_hash, write_features
+    from ..training.features import weights_hash, write_features
     from ..training.inputs import clip_dataset
     from ..training.record import public_manifest
 
@@ -96,10 +96,7 @@ def _of_set(args: argparse.Namespace, loaded) -> tuple[int, ...]:
         "min_positive_slices": args.min_positive_slices,
     }
     device = torch.device(args.device) if args.device else default_device()
-    write_features(
+    return write_features(
         loaded.model, parts, args.out, facts, device=device, batch_size=args.batch_size,
         progress=not args.quiet,
     )  # fmt: skip
-    splits = read_features(args.out).splits.values()
-    shapes = [part["features"].shape for part in splits]
-    return sum(shape[0] for shape in shapes), shapes[0][1]

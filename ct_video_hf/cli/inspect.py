@@ -255,10 +255,10 @@ def _print_findings(findings: list[dict]) -> None:
     if not findings:
         print("findings     none")
         return
+    from ..dicom.report import most_severe_first
+
     print("findings")
-    ranks = {"error": 0, "warning": 1, "info": 2}
-    ordered = sorted(findings, key=lambda finding: ranks[finding["severity"]])
-    for finding in ordered[:_SHOWN]:
+    for finding in most_severe_first(findings)[:_SHOWN]:
         head = f"  {finding['severity']:8} {finding['code']}: "
         print(
             textwrap.fill(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ..dicom.report import most_severe_first
 from .limits import DemoLimits
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "waiting",
 ]
 
-_SEVERITY = {"error": 0, "warning": 1, "info": 2}
 _MOST_FINDINGS = 40
 
 
@@ -135,7 +135,7 @@ def _warnings(result: Mapping[str, Any]) -> str:
 def _findings(findings: Sequence[Mapping[str, Any]]) -> str:
     if not findings:
         return ""
-    order = sorted(findings, key=lambda finding: _SEVERITY[finding["severity"]])
+    order = most_severe_first(findings)
     items = "".join(
         f'<li><span class="ctv-tag {finding["severity"]}">{escape(finding["code"])}</span> '
         f"{escape(finding['message'])}</li>"

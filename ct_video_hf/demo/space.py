@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from ..data.hub_sets import is_repo_id
 from ..data.phantom import PhantomParameters, generate_study
 from ..dicom.write import write_series
 from ..errors import CTVideoError
@@ -21,7 +22,6 @@ from .serve import _need_gradio
 
 __all__ = ["write_space"]
 
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PHANTOM = PhantomParameters(matrix=192, pixel_mm=1.5, slice_mm=3.0, slices=(48, 48))
 _EXAMPLES = (("phantom_nodule", True), ("phantom_no_nodule", False))
@@ -84,7 +84,7 @@ def write_space(
     """
     folder = Path(folder)
     for what, name in (("REPO", repo), ("MODEL", model)):
-        if not _REPO.fullmatch(name) or (what == "MODEL" and Path(name).is_dir()):
+        if not is_repo_id(name) or (what == "MODEL" and Path(name).is_dir()):
             raise CTVideoError(
                 f"{what} is {name!r}; a Hub id such as user/name is expected. A Space takes its "
                 "model from the Hub: push a folder there first (ct-video-hf push)."

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Finding", "GeometryReport", "Policy"]
+__all__ = ["Finding", "GeometryReport", "Policy", "most_severe_first"]
 
 Policy = Literal["strict", "warn", "repair"]
+_SEVERITIES = ("error", "warning", "info")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Finding:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; fields without a value are left out."""
         return {key: value for key, value in asdict(self).items() if value not in (None, [])}
+
+
+def most_severe_first(findings: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Findings as dictionaries, errors first; equal ones stay in order."""
+    return sorted(findings, key=lambda finding: _SEVERITIES.index(finding["severity"]))
 
 
 @dataclass

@@ -71,6 +71,7 @@ def convert_checkpoint(
     """
     from ..models import create_model, get_backbone
     from ..models.download import fetch
+    from ..models.weights import read_checkpoint
 
     out = Path(out)
     if os.path.lexists(out):
@@ -93,11 +94,15 @@ def convert_checkpoint(
             f"{Path(checkpoint).name} is a model folder already; conversion takes a published file."
         )
     source = Path(checkpoint) if published is None else fetch(published, cache_dir)
+    tensors = read_checkpoint(source)
     facts = _facts(record, str(checkpoint), source, model, keep_head, channel_inflation)
+    facts |= _changed(record, tensors, model)
     out.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        folder = save_model_folder(model, _processor(record, facts, source, model), stage / "model")
+        folder = save_model_folder(
+            model, _processor(record, facts, tensors, model), stage / "model"
+        )
         write_json(facts, folder / CONVERSION_FILE)
         write_model_card(folder, model_id=out.name, license=license)
         os.rename(folder, out)
@@ -106,12 +111,12 @@ def convert_checkpoint(
     return out
 
 
-def _processor(record, facts: dict[str, Any], source: Path, model):
+def _processor(record, facts: dict[str, Any], tensors: dict[str, Any], model):
     """Normalised as these weights were, for the model's own clip."""
     from ..models import processor_for
-    from ..models.weights import layout_of, read_checkpoint
+    from ..models.weights import layout_of
 
-    fields = dict(layout_of(read_checkpoint(source), record).processor)
+    fields = dict(layout_of(tensors, record).processor)
     fields |= {
         "num_channels": model.config.num_channels,
         "num_frames": model.config.num_frames,
@@ -144,19 +149,18 @@ def _facts(record, given: str, source: Path, model, keep_head: bool, inflation: 
         "published": None if published is None else dataclasses.asdict(published),
         "head": "kept" if keep_head else "new",
         "labels": model.config.num_labels,
-        **_changed(record, source, model),
         "channel_inflation": inflation if model.config.num_channels != 3 else None,
         "parameters": sum(value.numel() for value in model.parameters()),
         "versions": {"ct_video_hf": __version__, **_versions()},
     }
 
 
-def _changed(record, source: Path, model) -> dict[str, list[str]]:
+def _changed(record, tensors: dict[str, Any], model) -> dict[str, list[str]]:
     """Weights that were interpolated to another grid, and parts that the checkpoint lacks."""
-    from ..models.weights import read_checkpoint, to_our_keys
+    from ..models.weights import to_our_keys
 
     own = model.state_dict()
-    given = to_our_keys(read_checkpoint(source), record, own)
+    given = to_our_keys(tensors, record, own)
     return {
         "interpolated": sorted(
             key

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime
 import os
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.hub_sets import is_repo_id
 from ..errors import CTVideoError
 from .calls import HubError, retried
 from .card import ModelCardFacts, render_model_card
@@ -18,7 +18,6 @@ from .repo_files import hashes_of, hashes_on_hub
 
 __all__ = ["ModelPush", "files_on_hub", "is_on_hub", "open_model_repo", "push_model"]
 
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _EVAL_RESULTS = ".eval_results/ct_video_hf.yaml"
 
 
@@ -103,7 +102,7 @@ def push_model(
     if not folder.is_dir():
         raise CTVideoError(f"There is no model folder {folder.name!r}.")
     for name, value in (("repo", repo), ("dataset_id", dataset_id)):
-        if value is not None and not _REPO.fullmatch(value):
+        if value is not None and not is_repo_id(value):
             raise CTVideoError(f"{name} is {value!r}; a Hub id such as user/name is expected.")
     plan = _plan(folder, repo, license, dataset_id)
     told = ModelPush(repo, revision, private, sorted(plan.files), plan.bytes, plan.left_out)

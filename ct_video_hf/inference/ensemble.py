@@ -12,10 +12,10 @@ from ..dicom import CTVolume
 from ..errors import CTVideoError
 from ..progress import Progress
 from .pipeline import CTVideoPipeline
+from .results import key_slice, peaks
 
 __all__ = ["CTVideoEnsemble"]
 
-_KEY_SLICES = 5
 _RULE = "Key slices: highest mean, over the models, of clip score times class activation."
 #: What of a model's own result stands under ``members``.
 _MEMBER = (
@@ -127,23 +127,14 @@ def _keys(
     include_ids: bool,
 ) -> list[dict[str, Any]]:
     """The slices of the highest relevance that lie in a clip, ``apart`` from each other."""
-    keys: list[dict[str, Any]] = []
-    for index in np.argsort(-np.array(relevance), kind="stable").tolist():
-        scores = [clip["score"] for clip in clips if clip["start"] <= index < clip["stop"]]
-        if relevance[index] <= 0 or len(keys) == _KEY_SLICES:
-            break
-        if scores and all(abs(index - key["index"]) >= apart for key in keys):
-            key = {
-                "index": index,
-                "z_mm": float(volume.z_mm[index]),
-                "source_index": volume.source_index[index],
-                "score": max(scores),
-                "relevance": relevance[index],
-            }
-            if include_ids:
-                key["sop_instance_uid"] = volume.slice_ids[index]
-            keys.append(key)
-    return keys
+    highest = np.full(len(relevance), -1.0)
+    for clip in clips:
+        here = highest[clip["start"] : clip["stop"]]
+        np.maximum(here, clip["score"], out=here)
+    return [
+        key_slice(volume, index, float(highest[index]), relevance[index], include_ids=include_ids)
+        for index in peaks(np.where(highest >= 0, relevance, 0.0), apart)
+    ]
 
 
 def _mean(values: list[float]) -> float:

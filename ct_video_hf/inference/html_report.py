@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from ..dicom.report import most_severe_first
 from ..files import replacing
 from .page import LUNG_WINDOW, MEDIASTINAL_WINDOW, body_box
 from .pictures import check_belongs
@@ -26,7 +27,6 @@ __all__ = ["render_report", "window_plane", "write_html_report"]
 _WINDOWS = (("lung", LUNG_WINDOW), ("mediastinum", MEDIASTINAL_WINDOW))
 _LONGEST_SIDE = 560  # pixels of a picture
 _QUALITY = 90  # of JPEG
-_SEVERITY = {"error": 0, "warning": 1, "info": 2}
 
 # the curve, in the units of its SVG
 _CURVE = {"width": 720.0, "height": 220.0, "left": 44.0, "right": 12.0, "top": 12.0, "foot": 34.0}
@@ -74,7 +74,7 @@ def render_report(volume: CTVolume, result: Mapping[str, Any], *, title: str | N
     check_belongs(volume, result)
     report = result["report"]
     box = body_box(volume.hu)
-    findings = sorted(report["findings"], key=lambda finding: _SEVERITY[finding["severity"]])
+    findings = most_severe_first(report["findings"])
     best = max(result["clips"], key=lambda clip: clip["score"])
     return (
         _environment()

@@ -18,8 +18,10 @@ __all__ = [
     "KEY_SLICE_RULE_CLIPS",
     "along_the_body",
     "clip_rows",
+    "key_slice",
     "key_slices",
     "log_odds",
+    "peaks",
     "sigmoid",
     "study_log_odds",
 ]
@@ -158,20 +160,38 @@ def key_slices(
     else:
         chosen = _peaks(len(volume), clips, scores, relevance, max(1, num_frames // 8))
         rule = KEY_SLICE_RULE
-    z = volume.z_mm
-    result = []
-    for index, clip, share in chosen:
-        row = {
-            "index": index,
-            "z_mm": float(z[index]),
-            "source_index": volume.source_index[index],
-            "score": clips[clip]["score"],
-            "relevance": share,
-        }
-        if include_ids:
-            row["sop_instance_uid"] = volume.slice_ids[index]
-        result.append(row)
-    return result, rule
+    rows = [
+        key_slice(volume, index, clips[clip]["score"], share, include_ids=include_ids)
+        for index, clip, share in chosen
+    ]
+    return rows, rule
+
+
+def key_slice(
+    volume: CTVolume, index: int, score: float, relevance: float | None, *, include_ids: bool
+) -> dict[str, Any]:
+    """One row of :func:`key_slices`."""
+    row = {
+        "index": index,
+        "z_mm": float(volume.z_mm[index]),
+        "source_index": volume.source_index[index],
+        "score": score,
+        "relevance": relevance,
+    }
+    if include_ids:
+        row["sop_instance_uid"] = volume.slice_ids[index]
+    return row
+
+
+def peaks(values: np.ndarray, apart: int) -> list[int]:
+    """Places of the highest values above 0, best first, at least ``apart`` from each other."""
+    chosen: list[int] = []
+    for index in np.argsort(-values, kind="stable").tolist():
+        if values[index] <= 0 or len(chosen) == _KEY_SLICES:
+            break
+        if all(abs(index - other) >= apart for other in chosen):
+            chosen.append(index)
+    return chosen
 
 
 def along_the_body(
@@ -221,10 +241,4 @@ def _peaks(
         best[here] = np.where(better, scores[number] * values, best[here])
         source[here] = np.where(better, number, source[here])
         share[here] = np.where(better, values, share[here])
-    chosen: list[tuple[int, int, float]] = []
-    for index in np.argsort(-best, kind="stable").tolist():
-        if best[index] <= 0 or len(chosen) == _KEY_SLICES:
-            break
-        if all(abs(index - other) >= apart for other, _, _ in chosen):
-            chosen.append((index, int(source[index]), float(share[index])))
-    return chosen
+    return [(index, int(source[index]), float(share[index])) for index in peaks(best, apart)]

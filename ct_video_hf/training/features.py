@@ -138,7 +138,7 @@ def write_features(
     device: torch.device,
     batch_size: int = 8,
     progress: bool = False,
-) -> Path:
+) -> tuple[int, int]:
     """Write the features of every clip of a set; goes on where a killed one stopped.
 
     Memory holds one part of clips until the last step, which puts the parts together.
@@ -154,6 +154,11 @@ def write_features(
         JSON-able; parts made with other metadata are thrown away.
     device, batch_size, progress
         Where and how the network runs, and whether a bar is shown.
+
+    Returns
+    -------
+    tuple of int
+        Clips, and features of each.
     """
     told = {"format": _FORMAT, "facts": json.dumps(metadata, sort_keys=True)}
     folder = path.with_name(f".{path.name}.parts")
@@ -170,9 +175,11 @@ def write_features(
                         save_file(_part(compute, dataset, numbers, device, batch_size), partial)
                 advance(len(numbers))
     with replacing(path) as partial:
-        save_file(dict(_joined(folder, datasets)), partial, metadata=told)
+        joined = dict(_joined(folder, datasets))
+        save_file(joined, partial, metadata=told)
     shutil.rmtree(folder)
-    return path
+    widths = {array.shape[1] for name, array in joined.items() if name.endswith(".features")}
+    return total, widths.pop()
 
 
 def _own(folder: Path, told: dict[str, str]) -> None:

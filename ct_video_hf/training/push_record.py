@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from .counts import count_split
-from .record import hardware, versions
+from .record import course
 
 __all__ = ["trainer_record"]
 
@@ -21,9 +20,8 @@ def trainer_record(trainer: Any) -> dict[str, Any]:
     ----------
     trainer : CTTrainer
     """
-    args, state = trainer.args, trainer.state
+    args = trainer.args
     roles = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
-    model = trainer.accelerator.unwrap_model(trainer.model)
     return {
         "arguments": {
             "epochs": args.num_train_epochs,
@@ -39,19 +37,7 @@ def trainer_record(trainer: Any) -> dict[str, Any]:
         "data": {
             "counts": {role: _counts(part) for role, part in roles.items() if part is not None}
         },
-        "seed": args.seed,
-        "global_batch_size": args.train_batch_size
-        * args.gradient_accumulation_steps
-        * args.world_size,
-        "epochs_run": math.ceil(round(state.epoch or 0, 6)),
-        "steps": state.global_step,
-        "best_metric": None
-        if state.best_metric is None
-        else {"name": args.metric_for_best_model, "value": state.best_metric},
-        "parameters": sum(value.numel() for value in model.parameters()),
-        "trainable_parameters": trainer.trainable_parameters,
-        "versions": versions(),
-        "hardware": hardware(args.device, args.world_size),
+        **course(trainer),
     }
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "compare_with_record",
+    "course",
     "git_state",
     "hardware",
     "make_record",
@@ -146,8 +147,7 @@ def make_record(
     before : dict or None
         Of a run that repeats another one, see :func:`compare_with_record`.
     """
-    args = trainer.args
-    state = trainer.state
+    args, state = trainer.args, trainer.state
     counts = {role: count_split(part) for role, part in parts.items()}
     return {
         "command": None if command is None else public_command(command),
@@ -163,30 +163,39 @@ def make_record(
             "manifest": public_manifest(Path(options["data"]) / "manifest.json"),
             "counts": counts,
         },
-        "seed": options["seed"],
-        "global_batch_size": args.train_batch_size
-        * args.gradient_accumulation_steps
-        * args.world_size,
+        **course(trainer),
         "batch_size": args.per_device_train_batch_size,
         "accumulation_steps": args.gradient_accumulation_steps,
-        "epochs_run": math.ceil(round(state.epoch or 0, 6)),
-        "steps": state.global_step,
         "best_epoch": _epoch_of(state, state.best_global_step),
-        "best_metric": {"name": args.metric_for_best_model, "value": state.best_metric}
-        if state.best_metric is not None
-        else None,
         "positive_weights": trainer.loss.class_weights,
         "label_weights": args.label_weights,
         "train_clips": counts["train"]["clips"],
         "train_studies": counts["train"]["studies"],
-        "parameters": sum(value.numel() for value in trainer.model.parameters()),
-        "trainable_parameters": trainer.trainable_parameters,
         "training_seconds": round(seconds, 1),
-        "versions": versions(),
         "git": git_state(),
-        "hardware": hardware(args.device, args.world_size),
         "spread": spread(trainer.accelerator, trainer.model),
         **({} if before is None else {"run_again": before}),
+    }
+
+
+def course(trainer: CTTrainer) -> dict[str, Any]:
+    """What a Trainer itself tells: seed, steps, the best value, parameters, what computed."""
+    args, state = trainer.args, trainer.state
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return {
+        "seed": args.seed,
+        "global_batch_size": args.train_batch_size
+        * args.gradient_accumulation_steps
+        * args.world_size,
+        "epochs_run": math.ceil(round(state.epoch or 0, 6)),
+        "steps": state.global_step,
+        "best_metric": None
+        if state.best_metric is None
+        else {"name": args.metric_for_best_model, "value": state.best_metric},
+        "parameters": sum(value.numel() for value in model.parameters()),
+        "trainable_parameters": trainer.trainable_parameters,
+        "versions": versions(),
+        "hardware": hardware(args.device, args.world_size),
     }
 
 
