@@ -29,6 +29,7 @@ COMMANDS = {
     "evaluate": "score a model on a prepared set, with intervals",
     "predict": "predict on scans: a DICOM folder, a zip, NIfTI, or a folder of studies",
     "convert": "turn published weights into a model folder; list all backbones",
+    "export": "write a model as an ONNX or OpenVINO graph that predict runs",
     "study": "plan, run and report the paper's grid of experiments, or one of your own",
     "push": "push a model folder or a prepared set to the Hub",
     "demo": "serve a page on this machine: drop a scan, see its score and slices",

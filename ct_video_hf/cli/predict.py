@@ -105,11 +105,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--backend",
-        choices=("auto", "eager", "fast"),
+        choices=("auto", "eager", "fast", "onnxruntime", "openvino"),
         default="auto",
         help="what computes the network: PyTorch as it is (eager), or its operations recorded and "
-        "fused for a CPU (fast, the same to rounding, checked on the first clip); auto takes fast "
-        "where it gains (default: %(default)s)",
+        "fused for a CPU (fast, the same to rounding, checked on the first clip); onnxruntime and "
+        "openvino run what ct-video-hf export wrote; auto takes fast where it gains, and what an "
+        "exported model needs (default: %(default)s)",
     )
     parser.add_argument(
         "--stride", type=_positive, metavar="N", help="slices between clips (default: the model's)"

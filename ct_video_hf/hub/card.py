@@ -1,8 +1,8 @@
 """The model card: facts from the files of a model folder, rendered through one template.
 
 Nothing is written that is not in ``config.json``, ``video_preprocessor_config.json``,
-``training_config.json``, ``calibration.json`` or ``metrics.json``; what those lack is "not
-measured" or "not stated".
+``training_config.json``, ``calibration.json``, ``metrics.json`` or an export's ``parity.json``;
+what those lack is "not measured" or "not stated".
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from .card_conversion import (
     conversion_summary,
     conversion_words,
 )
+from .card_export import PARITY_FILE, export_rows, export_words
 from .card_figures import CardFigure, find_figures
 from .card_rows import (
     aggregation_code,
@@ -86,6 +87,8 @@ class ModelCardFacts:
         ``conversion.json``; empty unless the weights are a converted checkpoint's as they are.
     calibration : Calibration, LabelCalibrations or None
         ``calibration.json``.
+    parity : dict
+        ``parity.json``; empty unless the folder is an exported one.
     figures : list of CardFigure
         Pictures in the folder that the card shows.
     license : str or None
@@ -102,6 +105,7 @@ class ModelCardFacts:
     license: str | None = None
     conversion: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | LabelCalibrations | None = None
+    parity: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_folder(
@@ -136,6 +140,7 @@ class ModelCardFacts:
             license=license or (training.get("arguments") or {}).get("license"),
             calibration=read_calibration(path),
             conversion={} if training else _read(path / CONVERSION_FILE),
+            parity=_read(path / PARITY_FILE),
         )
 
     @property
@@ -216,6 +221,8 @@ def render_model_card(facts: ModelCardFacts) -> str:
         model_rows=model_rows(facts.config, training or facts.conversion, facts.labels),
         weight_rows=weight_rows(training, facts.license, facts.conversion),
         converted=bool(facts.conversion),
+        export_words=export_words(facts.parity) if facts.parity else None,
+        export_rows=export_rows(facts.parity) if facts.parity else [],
         data_words=_data_words(facts),
         split_rows=split_rows(training),
         processor_rows=processor_rows(facts.processor),

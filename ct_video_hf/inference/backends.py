@@ -16,11 +16,13 @@ from torch import nn
 from ..errors import CTVideoError
 from ..models.base import CTVideoClassifier
 from ..training.memory import keep_freed_memory
+from .exported import FORMATS, ExportedNetwork
 from .fast_backend import FastBackend
 
 __all__ = ["BACKENDS", "Backend", "choose_backend"]
 
-BACKENDS = ("auto", "eager", "fast")
+_GRAPHS = tuple(kind.backend for kind in FORMATS.values())
+BACKENDS = ("auto", "eager", "fast", *_GRAPHS)
 
 
 class Backend(Protocol):
@@ -98,10 +100,11 @@ def choose_backend(
 
     Parameters
     ----------
-    backend : {"auto", "eager", "fast"}
-        "auto" is "fast" for this package's networks on a CPU, where it can be had and gains, and
-        "eager" elsewhere. On a CPU both but "eager" let the process keep freed memory, see
-        :func:`..training.memory.keep_freed_memory`.
+    backend : {"auto", "eager", "fast", "onnxruntime", "openvino"}
+        The last two run exported models, each those of its format; "auto" takes the right one.
+        Of other models "auto" is "fast" for this package's networks on a CPU, where it can be had
+        and gains, and "eager" elsewhere. On a CPU both but "eager" let the process keep freed
+        memory, see :func:`..training.memory.keep_freed_memory`.
     model : torch.nn.Module
         In eval mode, on ``device``.
     device : torch.device
@@ -111,10 +114,17 @@ def choose_backend(
     Raises
     ------
     CTVideoError
-        An unknown name, or "fast" where it cannot be had.
+        An unknown name, or one that does not go with the model, device or arithmetic.
     """
     if backend not in BACKENDS:
         raise CTVideoError(f"backend is {backend!r}; allowed: {', '.join(BACKENDS)}.")
+    if isinstance(model, ExportedNetwork):
+        return _runner_of(model, backend, device, dtype)
+    if backend in _GRAPHS:
+        raise CTVideoError(
+            f"Backend {backend!r} runs exported models, and this is none. Export it first: "
+            "ct-video-hf export MODEL OUT."
+        )
     eager = EagerBackend(model, device, dtype)
     possible = device.type == "cpu" and isinstance(model, CTVideoClassifier)
     if backend == "fast" and not possible:
@@ -126,3 +136,23 @@ def choose_backend(
         return eager
     keep_freed_memory()
     return FastBackend(eager, strict=backend == "fast")
+
+
+def _runner_of(
+    model: ExportedNetwork, backend: str, device: torch.device, dtype: torch.dtype
+) -> Backend:
+    """What runs the graph of an exported model, where that is what was asked for."""
+    own = model.runner.kind.backend
+    if backend not in ("auto", own):
+        raise CTVideoError(
+            f"Backend {backend!r} cannot run this model, which was exported to "
+            f"{model.runner.kind.title}: it has a graph for {own} and no weights."
+        )
+    if device.type != "cpu":
+        raise CTVideoError(f"Exported models run on the CPU here, not on {device}; use device cpu.")
+    if dtype != torch.float32:
+        raise CTVideoError(
+            "Exported models compute in float32, for which they were compared with the network; "
+            f"dtype is {str(dtype).removeprefix('torch.')}."
+        )
+    return model.runner

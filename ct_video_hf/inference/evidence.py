@@ -13,6 +13,7 @@ from ..errors import CTVideoError
 from ..models.base import CTVideoClassifier
 from ..models.transformers_video import FAMILIES
 from .cells import Cells, cells_of, linear_weights, token_cells
+from .exported import ExportedNetwork
 from .localization import along_frames, contributions
 from .tokens import TOKENS, is_attention, token_contributions
 
@@ -76,8 +77,13 @@ def way_of(model: torch.nn.Module) -> Way:
     Raises
     ------
     CTVideoError
-        A network of a kind that nothing is known about.
+        A network of a kind that nothing is known about, or an exported one.
     """
+    if isinstance(model, ExportedNetwork):
+        raise CTVideoError(
+            "A map needs the network's gradients, which an exported graph does not have. Predict "
+            f"with the model that it was exported from, {model.parity['source']['name']}."
+        )
     if is_attention(model.config):
         return Way(TOKENS, _by_tokens, most_clips=8, eager=True)
     if isinstance(model, CTVideoClassifier):

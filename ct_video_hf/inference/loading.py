@@ -39,7 +39,7 @@ class LoadedModel:
 
     Attributes
     ----------
-    model : transformers.PreTrainedModel
+    model : transformers.PreTrainedModel or ExportedNetwork
     processor : CTVideoProcessor
     name : str
         Hub id, or the name of the folder (without the folders above it).
@@ -51,6 +51,8 @@ class LoadedModel:
         The folder's calibration.json.
     attention : AttentionHead or None
         The folder's head of learned attention.
+    folder : pathlib.Path or None
+        Where all of it was read; None for a network that was made by hand.
     """
 
     model: PreTrainedModel
@@ -61,6 +63,7 @@ class LoadedModel:
     training: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | LabelCalibrations | None = None
     attention: AttentionHead | None = None
+    folder: Path | None = None
 
     @property
     def aggregation(self) -> tuple[str, int]:
@@ -106,8 +109,8 @@ def load_model(
     Parameters
     ----------
     name_or_path : str or path
-        A folder that ``save_pretrained`` or training wrote, or a Hub id such as ``user/model``
-        (``HF_ENDPOINT``, ``HF_HUB_OFFLINE`` and the cache are honoured).
+        A folder that ``save_pretrained``, training or an export wrote, or a Hub id such as
+        ``user/model`` (``HF_ENDPOINT``, ``HF_HUB_OFFLINE`` and the cache are honoured).
     revision : str, optional
         Branch, tag or commit on the Hub. Model and processor come from the same commit.
     token : str or bool, optional
@@ -140,9 +143,12 @@ def load_model(
 
 def _from_hub(repo: str, revision: str | None, token: str | bool | None) -> LoadedModel:
     from ..models.hub_files import HubFilesError, snapshot
+    from .exported import GRAPH_FILES, is_exported
 
     try:
         folder = snapshot(repo, revision, token=token)  # no code is fetched
+        if is_exported(folder):
+            snapshot(repo, folder.name, files=GRAPH_FILES, token=token)
     except HubFilesError as error:
         raise ModelLoadError(str(error)) from error
     return _from_folder(folder, name=repo, revision=revision or "main", commit=folder.name)
@@ -151,9 +157,11 @@ def _from_hub(repo: str, revision: str | None, token: str | bool | None) -> Load
 def _from_folder(
     path: Path, *, name: str, revision: str | None = None, commit: str | None = None
 ) -> LoadedModel:
+    from .exported import is_exported, load_exported
+
     _check_config(path, name)
     processor = _load_processor(path, name)
-    model = _load_network(path, name)
+    model = load_exported(path, name) if is_exported(path) else _load_network(path, name)
     _check_fit(model.config, processor, name)
     record = path / "training_config.json"
     training = _read_json(record, name) if record.is_file() else {}
@@ -162,7 +170,9 @@ def _from_folder(
     except CTVideoError as error:
         raise ModelLoadError(f"{name}: {error}. Copy the file again or delete it.") from error
     attention = _load_attention(path, model, name)
-    return LoadedModel(model, processor, name, revision, commit, training, calibration, attention)
+    return LoadedModel(
+        model, processor, name, revision, commit, training, calibration, attention, path
+    )
 
 
 def _load_attention(path: Path, model: PreTrainedModel, name: str) -> AttentionHead | None:
@@ -235,7 +245,8 @@ def _load_network(path: Path, name: str) -> PreTrainedModel:
     if not list(path.glob("model*.safetensors")):
         raise ModelLoadError(
             f"{name} has no weights in safetensors form (model.safetensors). Pickled weights are "
-            "not read; convert them with save_pretrained."
+            "not read; convert them with save_pretrained. A graph is run where `ct-video-hf "
+            "export` wrote it, with its parity.json."
         )
     try:
         with no_transformers_bars():

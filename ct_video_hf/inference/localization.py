@@ -10,6 +10,7 @@ import torch
 
 from ..models.base import CTVideoClassifier
 from .cells import Cells, cells_of, linear_weights
+from .exported import ExportedNetwork
 
 __all__ = [
     "along_frames",
@@ -51,6 +52,8 @@ def clip_forward(
         float32 (clip, frame), not below 0, comparable within a clip only. None for networks that
         are not this package's.
     """
+    if isinstance(model, ExportedNetwork):
+        return model.scores(pixel_values, label)
     if not isinstance(model, CTVideoClassifier):
         with torch.no_grad():
             return model(**{model.main_input_name: pixel_values}).logits.float(), None
@@ -124,7 +127,7 @@ def along_frames(values: torch.Tensor, cells: list[Cells], frames: int) -> torch
     torch.Tensor
         float32 (clip, frame, h, w).
     """
-    whole = values.new_zeros((len(values), frames, *values.shape[3:]))
+    whole = values.new_zeros((values.shape[0], frames, *values.shape[3:]))
     with torch.autocast(values.device.type, enabled=False):
         for part in cells:
             weights = linear_weights(part.frames, np.arange(frames, dtype=float))

@@ -30,6 +30,7 @@ from .choices import (
     label_names,
     place_model,
 )
+from .exported import ExportedNetwork
 from .loading import LoadedModel, attention_for, load_model
 from .localization import slice_relevance
 from .many import Outcome, outcomes
@@ -61,11 +62,12 @@ def pipeline(
     Parameters
     ----------
     model_id_or_path : str or path
-        A model folder or a Hub id (``HF_ENDPOINT``, ``HF_HUB_OFFLINE`` and the cache are honoured).
+        A model folder, an exported one too, or a Hub id (``HF_ENDPOINT``, ``HF_HUB_OFFLINE`` and
+        the cache are honoured).
     revision : str, optional
         Branch, tag or commit on the Hub; model and processor come from one commit.
     device : str or torch.device, optional
-        Default: the first CUDA device, or the CPU.
+        Default: the first CUDA device, or the CPU; exported models run on the CPU.
     dtype : {"float32", "bfloat16", "float16"} or torch.dtype, optional
         Arithmetic of the network; float32 unless asked otherwise, 16-bit kinds through autocast.
     policy : {"strict", "warn", "repair"}
@@ -77,7 +79,7 @@ def pipeline(
     label : str or int, optional
         The label that ``study_probability``, clip scores and key slices are about. Default: the
         first label, or class 1 of two classes.
-    backend : {"auto", "eager", "fast"}
+    backend : {"auto", "eager", "fast", "onnxruntime", "openvino"}
         What computes the network, see :func:`.backends.choose_backend`; a result's ``backend``
         and ``precision`` say what did.
     tta : {"flips"}, optional
@@ -140,6 +142,8 @@ class CTVideoPipeline:
         self.policy = policy
         self.stride = stride
         self.tta = tta
+        if device is None and isinstance(loaded.model, ExportedNetwork):
+            device = "cpu"
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
         self.model = place_model(loaded.model, self.device, self.dtype)
