@@ -1,4 +1,4 @@
-"""Every backbone of the registry becomes a graph that gives the network's own results."""
+"""Networks of each kind of operation become graphs that give the network's own results."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ from ct_video_hf.export.graphs import WRITERS
 from ct_video_hf.export.network import ACTIVATION_LABELS, record, to_record
 from ct_video_hf.inference.exported import FORMATS, ExportedNetwork, GraphRunner
 from ct_video_hf.inference.localization import clip_forward
-from ct_video_hf.models import list_backbones
 
 from ..models.backbone_cases import tiny_clip, tiny_model
 
-#: Fewer blocks of the same kinds, for recording takes time by the block.
-_SHORT = {"mvit_b_32x3": {"depths": [1, 1, 2, 1]}, "mvit_v2_s": {"depths": [1, 1, 2, 1]}}
+#: Not the whole registry: MViT, the 2D baselines and the video ResNets are not tried here. Every
+#: export is compared with its network anyway.
+_TRIED = (
+    "csn_r101",
+    "penet",
+    "r2plus1d_r50",
+    "s3d",
+    "slow_tiny",
+    "slowfast_r50",
+    "swin3d_t",
+    "x3d_s",
+)
 
 
 def exported(model, clips, folder):
@@ -27,11 +36,13 @@ def exported(model, clips, folder):
         yield name, ExportedNetwork(model.config, GraphRunner(folder, FORMATS[name]), facts)
 
 
-@pytest.mark.parametrize("name", list_backbones())
-def test_graphs_are_the_network_for_every_backbone(name, tmp_path):
+@pytest.mark.parametrize("name", _TRIED)
+def test_graphs_are_the_network(name, tmp_path):
     """Logits and activations, of one clip and of three, in both formats."""
-    model = tiny_model(name, **_SHORT.get(name, {}))
+    model = tiny_model(name)
     clips = torch.randn_like(tiny_clip(name, batch=3, model=model))
+    if clip_forward(model, clips, 0)[1].max() == 0:  # all of it speaks against the label
+        model.classifier.weight.data.neg_()
     expected, along = clip_forward(model, clips, 0)
     assert along.max() > 0
     for format, graph in exported(model, clips, tmp_path):
