@@ -1,6 +1,5 @@
 """Settings of the whole suite, made before anything imports torch."""
 
-import atexit
 import logging
 import os
 import random
@@ -21,9 +20,13 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 # no two processes of the suite share a cache, and none sees the user's, with its token
 _HOME = tempfile.mkdtemp(prefix="ct_video_hf-tests-")
 os.environ["HF_HOME"] = _HOME
-atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 
 _LEVEL = logging.root.level
+
+
+def pytest_unconfigure():
+    """Not at exit: workers of xdist never come to that."""
+    shutil.rmtree(_HOME, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
