@@ -12,7 +12,7 @@ from .store import Store
 
 __all__ = ["Door"]
 
-_OTHERWISE = 1 << 20  # bytes of a request that is no upload
+_OTHERWISE = 8 << 20  # bytes of a request that is no upload; it may name thousands of files
 _ENVELOPE = 1 << 20  # what a form adds to its files
 
 
@@ -54,12 +54,12 @@ def _refuse(status: int, words: str) -> JSONResponse:
 
 
 async def _whole(receive: Any) -> bytes:
-    body, more = b"", True
+    parts, more = [], True
     while more:
         message = await receive()
-        body += message.get("body", b"")
+        parts.append(message.get("body", b""))
         more = message["type"] == "http.request" and message.get("more_body", False)
-    return body
+    return b"".join(parts)
 
 
 def _again(body: bytes, receive: Any) -> Any:

@@ -16,6 +16,7 @@ from .limits import DemoLimits
 __all__ = ["Running", "read_examples", "serve", "serve_space"]
 
 _INDEX = "examples.json"
+_ENDS = ("SIGINT", "SIGTERM", "SIGHUP")  # the last is not known to Windows
 
 
 @dataclass
@@ -23,26 +24,35 @@ class Running:
     """A demo that is being served; :meth:`close` ends it and deletes everything that it kept."""
 
     page: Any
-    store: Any
+    scorer: Any
     url: str
 
     def wait(self) -> None:
-        """Serve until the process is interrupted or told to end (SIGTERM), then close."""
+        """Serve until the process is told to end (Ctrl-C, SIGTERM, SIGHUP), then close.
+
+        What the process was started to ignore (nohup) it ignores; one more Ctrl-C does not stop the
+        deleting.
+        """
         told = []  # no Event: a handler that sets one may wait for what its own thread holds
-        before = signal.signal(signal.SIGTERM, lambda *_: told.append("end"))
+        heeded = [getattr(signal, name) for name in _ENDS if hasattr(signal, name)]
+        before = {
+            number: signal.signal(number, lambda *_: told.append("end"))
+            for number in heeded
+            if signal.getsignal(number) != signal.SIG_IGN
+        }
         try:
             while not told:
                 time.sleep(0.2)
-        except KeyboardInterrupt:
-            pass
         finally:
-            signal.signal(signal.SIGTERM, before)
             self.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def close(self) -> None:
-        """Stop serving and delete uploads and volumes."""
+        """Stop serving, end what is under way, delete uploads and volumes."""
         self.page.close(verbose=False)
-        self.store.close()
+        self.scorer.close()
+        self.scorer.store.close()
 
 
 def serve(
@@ -90,6 +100,7 @@ def serve(
 
     from ..inference import pipeline
     from .app import build_page, look
+    from .content_policy import LocalContent
     from .door import Door
     from .routes import routes
     from .store import Store
@@ -99,7 +110,8 @@ def serve(
     store = Store(limits)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(store.uploads)  # Gradio's own is shared by all its users
-    page = build_page(Scorer(predict, store, limits), limits, listed)
+    scorer = Scorer(predict, store, limits)
+    page = build_page(scorer, limits, listed)
     page.queue(api_open=False, max_size=limits.waiting)
     try:
         _, url, _ = page.launch(
@@ -111,7 +123,10 @@ def serve(
             prevent_thread_lock=True,
             app_kwargs={
                 "routes": routes(store),
-                "middleware": [Middleware(Door, store=store, limits=limits)],
+                "middleware": [
+                    Middleware(LocalContent),
+                    Middleware(Door, store=store, limits=limits),
+                ],
             },
             max_file_size=limits.upload_bytes,
             footer_links=[],
@@ -129,7 +144,7 @@ def serve(
         raise CTVideoError(
             f"The demo cannot be served on port {port or '7860 and those above'}: {error}"
         ) from error
-    return Running(page, store, url)
+    return Running(page, scorer, url)
 
 
 def serve_space(model: str, *, revision: str | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from ..dicom import CTVolume
 from ..errors import CTVideoError
 from .limits import DemoLimits
@@ -22,6 +25,11 @@ if TYPE_CHECKING:
     from ..inference.saliency import SaliencyMap
 
 __all__ = ["Kept", "Store"]
+
+_PREFIX = "ct-video-demo-"
+_LOCK = ".lock"  # held while a server lives
+_NEW_S = 60.0  # a folder may be younger than its lock
+_DELETIONS = 20
 
 
 @dataclass(eq=False)
@@ -66,7 +74,8 @@ class Kept:
 class Store:
     """Keeps scans until their page is closed, their time is over, or room is needed.
 
-    Everything lies in one temporary folder of mode 0700, which goes with :meth:`close`.
+    Everything lies in one temporary folder of mode 0700, which goes with :meth:`close`. What a
+    server left that was killed goes when the next one of the same user starts on that machine.
 
     Attributes
     ----------
@@ -77,7 +86,10 @@ class Store:
 
     def __init__(self, limits: DemoLimits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
-        self.root = Path(tempfile.mkdtemp(prefix="ct-video-demo-")).resolve()
+        _sweep_abandoned()
+        self.root = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
+        self._mine = FileLock(self.root / _LOCK, thread_local=False)
+        self._mine.acquire()
         self.uploads = self.root / "uploads"
         self.uploads.mkdir(mode=0o700)
         self._clock = clock
@@ -203,7 +215,12 @@ class Store:
         with self._lock:
             self._kept.clear()
             self._arrived.clear()
-        shutil.rmtree(self.root, ignore_errors=True)
+        self._mine.release()
+        for _ in range(_DELETIONS):  # an upload that is still arriving may write in between
+            shutil.rmtree(self.root, ignore_errors=True)
+            if not self.root.exists():
+                break
+            time.sleep(0.1)
 
     def _sweep(self) -> None:
         while not self._closed.wait(min(60.0, self.limits.keep_seconds)):
@@ -215,3 +232,15 @@ class Store:
             kept.volume = kept.result = kept.map = None
             kept.files = {}
             shutil.rmtree(kept.folder, ignore_errors=True)
+
+
+def _sweep_abandoned() -> None:
+    """Delete folders of servers that were killed: nobody holds their locks any more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError, Timeout):  # another user's, a living server's, or gone
+            about = folder.lstat()
+            old = about.st_mtime < time.time() - _NEW_S
+            if not (stat.S_ISDIR(about.st_mode) and old and (folder / _LOCK).is_file()):
+                continue
+            with FileLock(folder / _LOCK, blocking=False):
+                shutil.rmtree(folder)

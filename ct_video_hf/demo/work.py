@@ -28,6 +28,7 @@ __all__ = ["Job", "Scorer"]
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.2
+_CLOSING_S = 15.0  # for work to end that is between two occasions
 
 
 class _CancelledError(Exception):
@@ -122,6 +123,7 @@ class Scorer:
         self._one_at_a_time = threading.Lock()
         self._lock = threading.Lock()
         self._running: dict[str, list[Job]] = {}
+        self._closed = False
 
     def one(self, paths: Sequence[str], policy: str, session: str) -> Job:
         """A job that scores one uploaded scan and keeps it; its result is a :class:`Kept`."""
@@ -174,9 +176,25 @@ class Scorer:
             job.stop()
         self.store.forget(session)
 
+    def close(self) -> None:
+        """End everything that is under way, so that nothing writes any more; take nothing new."""
+        with self._lock:
+            self._closed = True
+        end = time.monotonic() + _CLOSING_S
+        while time.monotonic() < end:
+            with self._lock:
+                running = [job for jobs in self._running.values() for job in jobs]
+            if not running:
+                break
+            for job in running:
+                job.stop()
+            time.sleep(_LOOK_EVERY_S)
+
     def _job(self, work: Callable[[Job], Kept], session: str) -> Job:
         def run(job: Job) -> Kept:
             with self._lock:
+                if self._closed:
+                    raise _CancelledError
                 self._running.setdefault(session, []).append(job)
             try:
                 return work(job)

@@ -1,24 +1,28 @@
 """The demo over HTTP, as a page's script speaks to it: answers, refusals, what it deletes."""
 
-import gzip
 import re
 import time
-import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
 
-import cv2
 import nibabel
 import numpy as np
 import pytest
 
 from ct_video_hf import read_ct
-from ct_video_hf.dicom.write import write_series
 from tests.support.demo_server import PATIENCE, Demo, Visitor
-from tests.support.prediction import SPACING, chest_hu, tiny_model_folder
-
-EXCERPT = Path(__file__).parents[1] / "data" / "lidc_idri_0001"
-NAME = "MILLER^JOHN_1961"
+from tests.support.hostile_uploads import (
+    EXCERPT,
+    HOSTILE,
+    MARKUP,
+    NAME,
+    chest_files,
+    excerpt,
+    marked_up,
+    zipped,
+)
+from tests.support.prediction import tiny_model_folder
 
 pytestmark = pytest.mark.slow
 
@@ -40,23 +44,6 @@ def demo(tmp_path_factory):
 @pytest.fixture
 def visitor(demo):
     return Visitor(demo)
-
-
-def zipped(path, files):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-def excerpt(folder, name="scan.zip"):
-    files = {f"{NAME}/{NAME}_{path.name}": path.read_bytes() for path in EXCERPT.glob("*.dcm")}
-    return zipped(folder / name, files)
-
-
-def chest_files(folder, slices=24):
-    write_series(chest_hu(slices), folder, key="a", spacing=SPACING, patient_id=NAME)
-    return sorted(folder.iterdir())
 
 
 def words_of(html):
@@ -115,44 +102,6 @@ def test_dicom_files_and_nifti_are_taken(visitor, tmp_path):
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
-def bomb(path):
-    zipped(path, {f"{number}.dcm": bytes(256 << 20) for number in range(2)})
-
-
-def picture(path):
-    cv2.imwrite(str(path.with_suffix(".png")), chest_hu(1)[0].astype(np.uint8))
-    path.write_bytes(path.with_suffix(".png").read_bytes())
-
-
-def damaged(path):
-    files = {source.name: source.read_bytes() for source in EXCERPT.glob("*.dcm")}
-    for name in list(files)[::3]:
-        files[name] = files[name][: len(files[name]) // 2]
-    zipped(path, files)
-
-
-def holed(path):
-    """A slice is missing, and files are called as patients are."""
-    sources = sorted(EXCERPT.glob("*.dcm"))
-    del sources[12]
-    zipped(path, {f"{NAME}_{source.name}": source.read_bytes() for source in sources})
-
-
-HOSTILE = {
-    "bomb.zip": (bomb, "expand|zip|larger"),
-    "outside.zip": (lambda path: zipped(path, {"../../../evil.dcm": b"x" * 2000}), "outside"),
-    "picture.png": (picture, "DICOM"),
-    "picture.nii.gz": (picture, "NIfTI|gzip"),
-    "empty.dcm": (lambda path: path.write_bytes(b""), "DICOM|empty"),
-    "empty.zip": (lambda path: path.write_bytes(b""), "zip|empty"),
-    "notes.txt": (lambda path: path.write_text("hello " * 400), "DICOM"),
-    "half.zip": (lambda path: path.write_bytes(excerpt(path.parent).read_bytes()[:90_000]), "zip"),
-    "hollow.nii.gz": (lambda path: path.write_bytes(gzip.compress(bytes(400))), "NIfTI"),
-    "damaged.zip": (damaged, "pixel|decod|file"),
-    "holed.zip": (holed, "missing|gap|mm"),
-}
-
-
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_bad_upload_is_an_answer_and_no_end(demo, visitor, tmp_path, name):
     make, about = HOSTILE[name]
@@ -170,6 +119,35 @@ def test_a_bad_upload_is_an_answer_and_no_end(demo, visitor, tmp_path, name):
     assert NAME not in words
     assert gone(uploads)
     assert demo.process.poll() is None
+
+
+def test_markup_in_headers_and_names_stays_text(visitor, tmp_path):
+    uploads = visitor.upload(marked_up(tmp_path / "scan.zip"))
+    html = visitor.press("ctv-run", uploads)
+    report = visitor.look(html, "get/report.html").text
+    assert "ct-viewer" in html
+    assert "&lt;img" in html  # the name of the scanner is shown
+    for text in (html, report):
+        assert MARKUP not in text
+        assert "<img src=x" not in text
+
+
+def test_thousands_of_files_are_taken_or_told(visitor, tmp_path):
+    """As many as a page names to the server with all that it knows of each."""
+    (tmp_path / "tiny.dcm").write_bytes(b"x")
+    (upload,) = visitor.upload(tmp_path / "tiny.dcm")
+    place = Path(upload["path"])
+    many = []
+    for number in range(10_000):
+        path = place.with_name(f"slice_{number:05d}.dcm")
+        path.write_bytes(b"x")
+        many.append(upload | {
+            "path": str(path), "orig_name": path.name, "size": 1, "mime_type": "application/dicom",
+            "url": f"{visitor.demo.url}/gradio_api/file={path}",
+        })  # fmt: skip
+    assert "DICOM" in words_of(visitor.press("ctv-run", many[:4000]))
+    assert "10,000 files" in words_of(visitor.press("ctv-run", many))
+    assert gone(many)
 
 
 def test_nothing_and_too_much_at_once(visitor, tmp_path):
@@ -210,8 +188,30 @@ def test_too_large_a_request_is_turned_away(demo, visitor):
     connection.endheaders(b"--x")
     assert connection.getresponse().status == 413
     connection.close()
-    answer = visitor.http.post("/gradio_api/queue/join", content=bytes(2 << 20))
+    answer = visitor.http.post("/gradio_api/queue/join", content=bytes(9 << 20))
     assert answer.status_code == 413
+
+
+def test_two_visitors_at_once_get_their_own(demo, tmp_path):
+    """Each its own scan, under addresses of their own; the page answers meanwhile."""
+    real = excerpt(tmp_path)
+    files = {path.name: path.read_bytes() for path in chest_files(tmp_path / "files")}
+    made = zipped(tmp_path / "made.zip", files)
+
+    def visit(scan):
+        visitor = Visitor(demo)
+        html = visitor.press("ctv-run", visitor.upload(scan))
+        return html, visitor.look(html, "facts").json(), visitor
+
+    with ThreadPoolExecutor(2) as pool:
+        visits = [pool.submit(visit, scan) for scan in (real, made)]
+        assert Visitor(demo).http.get("/").status_code == 200
+        (first, facts, one), (second, other, two) = (visit.result(PATIENCE) for visit in visits)
+    assert (facts["slices"], other["slices"]) == (30, 24)
+    places = [re.search(r'<ct-viewer src="([^"]+)"', html)[1] for html in (first, second)]
+    assert places[0] != places[1]
+    assert one.look(first, "slice/29").status_code == 200
+    assert two.look(second, "slice/29").status_code == 404
 
 
 def test_what_belongs_to_a_page_goes_with_it(demo, tmp_path):

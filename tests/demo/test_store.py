@@ -1,5 +1,7 @@
 """What the demo keeps, for how long, and what becomes of a job whose visitor has gone."""
 
+import os
+import tempfile
 import threading
 from dataclasses import replace
 
@@ -84,6 +86,25 @@ def test_no_other_place_is_an_upload(store):
     for place in ("/etc/hostname", store.uploads / ".." / "x", store.uploads / "link"):
         with pytest.raises(CTVideoError, match="no uploaded file"):
             store.arrival(place)
+
+
+def test_what_a_killed_server_left_goes_when_the_next_starts(store, tmp_path, monkeypatch):
+    """A folder whose lock nobody holds goes; a living server's, and others', stay."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    living = Store(DemoLimits())
+    left, new, other, link = (tmp_path / f"ct-video-demo-{name}" for name in "abcd")
+    for folder in (left, new, other):
+        (folder / "uploads").mkdir(parents=True)
+        (folder / "uploads" / "scan.zip").write_bytes(b"x")
+    (left / ".lock").touch()
+    (new / ".lock").touch()
+    link.symlink_to(other, target_is_directory=True)
+    for folder in (left, other, living.root):
+        os.utime(folder, (0, 0))
+    Store(DemoLimits()).close()
+    assert sorted(tmp_path.iterdir()) == sorted([living.root, new, other, link])
+    living.close()
+    assert not living.root.exists()
 
 
 def test_a_job_ends_when_its_visitor_goes():
