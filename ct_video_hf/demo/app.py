@@ -20,7 +20,7 @@ from .pages import (
     use_note,
     waiting,
 )
-from .routes import PREFIX
+from .routes import PREFIX, STATIC, VIEWER
 from .work import Job, Scorer
 
 __all__ = ["build_page", "look"]
@@ -31,20 +31,18 @@ _POLICIES = [
     ("Repair what resampling can repair", "repair"),
 ]
 _NOT_TAKEN = "Too many others are waiting, or the server has stopped. Try again in a few minutes."
-_STATIC = Path(__file__).parent / "static"
 _SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 
 
 def look() -> dict[str, Any]:
-    """Theme, styles and the viewer's code, as ``launch`` takes them, all of this package."""
-    script = (_STATIC / "viewer.js").read_text(encoding="utf-8")
+    """Theme, styles and the viewer's address, as ``launch`` takes them, all of this package."""
     theme = gr.themes.Base(
         primary_hue="cyan", neutral_hue="slate", font=_SYSTEM_FONTS, font_mono=["monospace"]
     )
     return {
         "theme": theme,
-        "css": (_STATIC / "style.css").read_text(encoding="utf-8"),
-        "head": f"<script>{script}</script>",
+        "css": (STATIC / "style.css").read_text(encoding="utf-8"),
+        "head": f'<script type="module" src="{VIEWER}"></script>',
     }
 
 
@@ -71,7 +69,7 @@ def build_page(scorer: Scorer, limits: DemoLimits, examples: Sequence[dict[str, 
         with gr.Tab("Several scans"):
             _several_scans(scorer, limits)
         with gr.Tab("About"):
-            gr.HTML(about(limits, examples))
+            gr.HTML(about(predict.loaded.describe(), limits, examples))
         page.unload(_forgetter(scorer))
     return page
 
@@ -153,12 +151,12 @@ def _follow_one(job: Job) -> Iterator[tuple]:
 
 
 def _several_scans(scorer: Scorer, limits: DemoLimits) -> None:
-    label = f"Up to {limits.scans} scans, each a zip or a NIfTI file; the table has one row each"
+    label = f"Up to {limits.scans} scans, each a zip or a NIfTI file"
     upload = _upload(scorer, label, "ctv-batch-upload")
     button, policy = _start("Read and score all", "ctv-batch-run")
     gr.HTML(
-        '<div class="ctv-soft">Scans are numbered in the order of the list above; names of files, '
-        "which may be names of people, appear nowhere.</div>"
+        '<div class="ctv-soft">The table has one row a scan, numbered in the order of the list '
+        "above; names of files, which may be names of people, appear nowhere.</div>"
     )
     shown = gr.HTML("", elem_id="ctv-batch-result")
 

@@ -21,6 +21,8 @@ __all__ = [
 ]
 
 _MOST_FINDINGS = 40
+_BATCH_COLUMNS = ("probability", "slices", "highest clip, z mm", "findings")
+_SHORT = 12  # characters of a commit where there is little room
 
 
 def use_note() -> str:
@@ -32,10 +34,13 @@ def use_note() -> str:
 
 
 def head(model: Mapping[str, Any], label: str) -> str:
-    """Title and what the model answers."""
+    """Title, and which model answers what."""
+    commit, at = model["commit"], ""
+    if commit:
+        at = f', commit <code title="{escape(commit)}">{escape(commit[:_SHORT])}</code>,'
     return (
         '<div class="ctv-head"><h1>Whole-study prediction on chest CT</h1><p>'
-        f"{escape(str(model['name']))} ({escape(str(model['backbone']))}) scores a scan for "
+        f"{escape(str(model['name']))} ({escape(str(model['backbone']))}){at} scores a scan for "
         f"“{escape(label)}”, clip by clip along the body.</p></div>"
     )
 
@@ -164,16 +169,20 @@ def _geometry(result: Mapping[str, Any]) -> str:
 
 
 def _computed(result: Mapping[str, Any]) -> str:
-    model, seconds = result["model"], result["timings_s"]
+    seconds = result["timings_s"]
     facts = [
-        ("model", model["name"]),
-        ("revision", model["commit"] or model["revision"] or "local folder"),
+        *_model_facts(result["model"]),
         ("arithmetic", result["precision"]),
         ("reading", f"{seconds['read']:.1f} s"),
         ("network", f"{seconds['setup'] + seconds['forward']:.1f} s"),
         ("total", f"{seconds['total']:.1f} s"),
     ]
     return _facts("How it was computed", facts)
+
+
+def _model_facts(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Its id and commit: the same two give the same scores again."""
+    return [("model", model["name"]), ("commit", model["commit"] or "none, a folder")]
 
 
 def _facts(title: str, facts: Sequence[tuple[str, Any]]) -> str:
@@ -190,29 +199,34 @@ def batch_table(rows: Sequence[Mapping[str, Any]], total: int, link: str | None)
         if link
         else ""
     )
+    names = "".join(f'<th scope="col">{name}</th>' for name in ("scan", *_BATCH_COLUMNS))
     return (
         f'<div class="ctv-card"><h2 role="status">{words}</h2><div class="ctv-table"><table>'
-        "<thead><tr><th>scan</th><th>probability</th><th>slices</th><th>highest clip, z mm</th>"
-        f"<th>findings</th></tr></thead><tbody>{body}</tbody></table></div></div>{shown}"
+        f"<thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div></div>{shown}"
     )
 
 
 def _batch_row(row: Mapping[str, Any]) -> str:
+    name = f'<tr><th scope="row">{escape(row["study"])}</th>'
     if row.get("error"):
         return (
-            f"<tr><td>{escape(row['study'])}</td><td colspan=4><span class='ctv-tag error'>not "
-            f"scored</span> {escape(row['error'])}</td></tr>"
+            f'{name}<td colspan="{len(_BATCH_COLUMNS)}"><span class="ctv-tag error">not scored'
+            f"</span> {escape(row['error'])}</td></tr>"
         )
     kind = "" if row["calibrated"] else " (not calibrated)"
     place = f"{row['best_clip_z_low_mm']:.1f} to {row['best_clip_z_high_mm']:.1f}"
-    return (
-        f"<tr><td>{escape(row['study'])}</td><td>{row['probability']:.3f}{kind}</td>"
-        f"<td>{row['slices']}</td><td>{place}</td><td>{escape(row['findings'] or 'none')}</td></tr>"
-    )
+    cells = (f"{row['probability']:.3f}{kind}", row["slices"], place, row["findings"] or "none")
+    # on a phone each row is a card, and the names of columns stand in it
+    return name + "".join(
+        f'<td data-column="{column}">{escape(str(cell))}</td>'
+        for column, cell in zip(_BATCH_COLUMNS, cells, strict=True)
+    ) + "</tr>"  # fmt: skip
 
 
-def about(limits: DemoLimits, examples: Sequence[Mapping[str, str]]) -> str:
-    """What happens to uploads, what the figures mean, where the examples come from."""
+def about(
+    model: Mapping[str, Any], limits: DemoLimits, examples: Sequence[Mapping[str, str]]
+) -> str:
+    """What happens to uploads, what the figures mean, the model, where the examples come from."""
     sources = "".join(
         f"<li>{escape(example['title'])}: {escape(example['words'])} "
         f"{escape(example['licence'])}.</li>"
@@ -235,5 +249,5 @@ def about(limits: DemoLimits, examples: Sequence[Mapping[str, str]]) -> str:
         "plane. It explains this network, not a disease: a bright place may be bright for a wrong "
         "reason.</li><li>The patient's right is on the "
         "left; slices count from the feet, from 0.</li></ul>"
-        f"{shown}</div>"
+        f"{shown}</div>{_facts('The model', _model_facts(model))}"
     )

@@ -1,12 +1,15 @@
-"""What the viewer asks for: a scan's facts, its slices one by one, and downloads.
+"""What the viewer asks for: its code, a scan's facts, its slices one by one, and downloads.
 
-Addresses hold a random token of 192 bits and nothing else; nobody lists them.
+Addresses of a scan hold a random token of 192 bits and nothing else; nobody lists them.
 """
 
 from __future__ import annotations
 
 import gzip
-from typing import Any
+from collections.abc import Awaitable, Callable
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -17,10 +20,17 @@ from starlette.routing import Route
 
 from .store import Kept, Store
 
-__all__ = ["PREFIX", "encode_map", "encode_slice", "routes", "viewer_facts"]
+if TYPE_CHECKING:
+    from ..dicom import CTVolume
+    from ..inference.saliency import SaliencyMap
+
+__all__ = ["PREFIX", "STATIC", "VIEWER", "encode_map", "encode_slice", "routes", "viewer_facts"]
 
 #: First part of every address here.
 PREFIX = "ct-video"
+#: Where the viewer's code lies, and the address of the module that loads the others.
+STATIC = Path(__file__).parent / "static"
+VIEWER = f"{PREFIX}/static/viewer.js"
 
 _LONGEST_SIDE = 512  # pixels of a slice that is sent
 _LOWEST, _HIGHEST = -1024, 3071  # HU that are sent
@@ -42,26 +52,6 @@ def routes(store: Store) -> list[Route]:
             return _gone()
         return JSONResponse(viewer_facts(kept), headers=_PRIVATE)
 
-    async def one_slice(request: Request) -> Response:
-        kept = store.get(request.path_params["token"])
-        index = request.path_params["index"]
-        volume = None if kept is None else kept.volume
-        if volume is None or not 0 <= index < len(volume):
-            return _gone()
-        data = await run_in_threadpool(encode_slice, volume.hu[index])
-        headers = _PRIVATE | {"Content-Encoding": "gzip"}
-        return Response(data, media_type="application/octet-stream", headers=headers)
-
-    async def one_map(request: Request) -> Response:
-        kept = store.get(request.path_params["token"])
-        index = request.path_params["index"]
-        saliency = None if kept is None else kept.map
-        if saliency is None or not 0 <= index < len(saliency):
-            return _gone()
-        data = await run_in_threadpool(encode_map, saliency.plane(index))
-        headers = _PRIVATE | {"Content-Encoding": "gzip"}
-        return Response(data, media_type="application/octet-stream", headers=headers)
-
     async def download(request: Request) -> Response:
         kept = store.get(request.path_params["token"])
         name = request.path_params["name"]
@@ -73,11 +63,52 @@ def routes(store: Store) -> list[Route]:
 
     base = f"/{PREFIX}/{{token}}"
     return [
+        Route(f"/{PREFIX}/static/{{name}}", _modules()),
         Route(f"{base}/facts", facts),
-        Route(f"{base}/slice/{{index:int}}", one_slice),
-        Route(f"{base}/map/{{index:int}}", one_map),
+        Route(f"{base}/slice/{{index:int}}", _planes(store, attrgetter("volume"), _slice_of)),
+        Route(f"{base}/map/{{index:int}}", _planes(store, attrgetter("map"), _map_of)),
         Route(f"{base}/get/{{name}}", download),
     ]
+
+
+def _modules() -> Callable[[Request], Response]:
+    """What answers with a module of the viewer."""
+    held = {path.name: path.read_bytes() for path in STATIC.glob("*.js")}
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+
+    def module(request: Request) -> Response:
+        code = held.get(request.path_params["name"])
+        if code is None:
+            return Response(status_code=404)
+        return Response(code, media_type="text/javascript", headers=headers)
+
+    return module
+
+
+def _planes(
+    store: Store, held: Callable[[Kept], Any], encoded: Callable[[Any, int], bytes]
+) -> Callable[[Request], Awaitable[Response]]:
+    """What answers with one plane of what ``held`` finds, which may be None."""
+
+    async def plane(request: Request) -> Response:
+        kept = store.get(request.path_params["token"])
+        index = request.path_params["index"]
+        whole = None if kept is None else held(kept)
+        if whole is None or not 0 <= index < len(whole):
+            return _gone()
+        data = await run_in_threadpool(encoded, whole, index)
+        headers = _PRIVATE | {"Content-Encoding": "gzip"}
+        return Response(data, media_type="application/octet-stream", headers=headers)
+
+    return plane
+
+
+def _slice_of(volume: CTVolume, index: int) -> bytes:
+    return encode_slice(volume.hu[index])
+
+
+def _map_of(saliency: SaliencyMap, index: int) -> bytes:
+    return encode_map(saliency.plane(index))
 
 
 def _gone() -> Response:
