@@ -9,8 +9,9 @@ __all__ = ["add_arguments", "run"]
 
 _EPILOG = """\
 Writes app.py, requirements.txt, a README with the Space's metadata, the code of this package, and
-two example scans, which are generated. The model is taken from the Hub when the Space starts; a
-private model needs a token in the Space's secrets (HF_TOKEN).
+two example scans, which are generated. The Space takes the model from the Hub when it starts, at
+the commit that --revision is now, whatever is pushed to the model later; write the Space again for
+another. A private model needs a token in the Space's secrets (HF_TOKEN).
 
   ct-video-hf space me/my-demo --model me/my-model --out my_space
   ct-video-hf space me/my-demo --model me/my-model --revision v1 --push --private

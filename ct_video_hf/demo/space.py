@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..data.phantom import PhantomParameters, generate_study
 from ..dicom.write import write_series
 from ..errors import CTVideoError
 from ..hub.private_text import find_private
+from ..hub.space_repo import commit_of
 from .serve import _need_gradio
 
 __all__ = ["write_space"]
@@ -31,7 +33,7 @@ _APP = '''"""The demo of {model}. Not for clinical use."""
 from ct_video_hf.demo import serve_space
 
 if __name__ == "__main__":
-    serve_space({model!r}, revision={revision!r})
+    serve_space({model!r}, revision={commit!r})
 '''
 _README = """---
 {metadata}---
@@ -41,10 +43,14 @@ _README = """---
 **Not for clinical use.** Research software, no medical device.
 
 This Space scores a chest CT scan (a zip of a DICOM folder, DICOM files, or NIfTI) with
-[{model}](https://huggingface.co/{model}){at} and shows where the score comes from. Do not upload
-scans that you may not share with the machine that runs it: headers are neither shown nor kept,
-uploads are deleted as soon as they have been read and volumes when the page is closed, but a Space
-is a machine of others.
+[{model}](https://huggingface.co/{model}) and shows where the score comes from. Do not upload scans
+that you may not share with the machine that runs it: headers are neither shown nor kept, uploads
+are deleted as soon as they have been read and volumes when the page is closed, but a Space is a
+machine of others.
+
+The model is the one at commit
+[`{commit}`](https://huggingface.co/{model}/tree/{commit}), whatever is pushed there later: the
+same scan gets the same score.
 
 The example scans are generated: bodies, lungs, vessels and nodules made of geometry and noise.
 They show no person, and scores of them say nothing about patients.
@@ -56,7 +62,12 @@ The code of the package `ct_video_hf` lies beside `app.py`, under the Apache Lic
 
 
 def write_space(
-    folder: str | os.PathLike, repo: str, model: str, *, revision: str | None = None
+    folder: str | os.PathLike,
+    repo: str,
+    model: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
 ) -> list[str]:
     """Write everything that a Space needs into a new folder.
 
@@ -69,7 +80,10 @@ def write_space(
     model : str
         Hub id of the model.
     revision : str, optional
-        Branch, tag or commit of the model; a commit makes the Space answer the same for ever.
+        Branch, tag or commit of the model; main by default. The Space takes the commit that this
+        is now, so that its answers do not change with what is pushed to the model later.
+    token : str, optional
+        For the Hub, instead of the one that `hf auth login` or ``HF_TOKEN`` left.
 
     Returns
     -------
@@ -79,8 +93,8 @@ def write_space(
     Raises
     ------
     CTVideoError
-        A name that is none of the Hub, a model that is a folder of this machine, or a folder that
-        holds something.
+        A name that is none of the Hub, a model that is a folder of this machine or is not on the
+        Hub, or a folder that holds something.
     """
     folder = Path(folder)
     for what, name in (("REPO", repo), ("MODEL", model)):
@@ -91,10 +105,11 @@ def write_space(
             )
     if folder.exists() and any(folder.iterdir()):
         raise CTVideoError(f"{folder.name} is not empty; choose another folder for the Space.")
+    commit = commit_of(model, revision, token=token)
     folder.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write(stage, model, revision)
+        _write(stage, model, commit)
         stage.chmod(0o755)
         os.replace(stage, folder)
     except BaseException:
@@ -104,11 +119,11 @@ def write_space(
     return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
 
 
-def _write(stage: Path, model: str, revision: str | None) -> None:
+def _write(stage: Path, model: str, commit: str) -> None:
     texts = {
-        "app.py": _APP.format(model=model, revision=revision),
+        "app.py": _APP.format(model=model, commit=commit),
         "requirements.txt": "\n".join(_requirements()) + "\n",
-        "README.md": _readme(model, revision),
+        "README.md": _readme(model, commit),
     }
     for name, text in texts.items():
         found = find_private(text)
@@ -120,7 +135,7 @@ def _write(stage: Path, model: str, revision: str | None) -> None:
     _write_examples(stage / "examples")
 
 
-def _readme(model: str, revision: str | None) -> str:
+def _readme(model: str, commit: str) -> str:
     _need_gradio()
     import gradio
 
@@ -131,6 +146,7 @@ def _readme(model: str, revision: str | None) -> str:
         "colorTo": "gray",
         "sdk": "gradio",
         "sdk_version": gradio.__version__,
+        "python_version": "{}.{}".format(*sys.version_info[:2]),  # a Space's own is older
         "app_file": "app.py",
         "pinned": False,
         "license": "apache-2.0",
@@ -139,7 +155,7 @@ def _readme(model: str, revision: str | None) -> str:
         "tags": ["medical", "computed-tomography", "video-classification"],
     }
     head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
-    return _README.format(metadata=head, model=model, at=f" at `{revision}`" if revision else "")
+    return _README.format(metadata=head, model=model, commit=commit)
 
 
 def _requirements() -> list[str]:

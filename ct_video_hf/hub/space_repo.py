@@ -1,4 +1,4 @@
-"""Pushing a Space to the Hub: in one commit, compared afterwards."""
+"""A Space on the Hub: the commit of its model, and its push in one commit, compared afterwards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,21 @@ from typing import Any
 from .calls import HubError, retried
 from .repo_files import hashes_of, hashes_on_hub
 
-__all__ = ["push_space"]
+__all__ = ["commit_of", "push_space"]
+
+
+def commit_of(model: str, revision: str | None = None, *, token: str | None = None) -> str:
+    """The commit that a branch or tag of a model stands for now; main by default.
+
+    Raises
+    ------
+    HubError
+        No such model or revision, no access, no network.
+    """
+    from huggingface_hub import HfApi
+
+    what = f"find {model}" if revision is None else f"find {model} at {revision}"
+    return retried(lambda: HfApi(token=token).model_info(model, revision=revision).sha, what)
 
 
 def push_space(folder: Path, repo: str, *, private: bool = False, token: str | None = None) -> str:
