@@ -58,6 +58,10 @@ class _Scores(nn.Module):
 def to_record(model: nn.Module, clip: torch.Tensor) -> nn.Module:
     """The module to record, with ``names`` of what it gives.
 
+    A score read from a class token is no sum over frames: its activation would be a gradient
+    through the last blocks, which neither runtime has all operations of. Those networks, others
+    than this package's, and those with many labels give logits alone.
+
     Parameters
     ----------
     model : torch.nn.Module
@@ -65,7 +69,8 @@ def to_record(model: nn.Module, clip: torch.Tensor) -> nn.Module:
     clip : torch.Tensor
         (1, frame, channel, row, column).
     """
-    if not isinstance(model, CTVideoClassifier) or model.config.num_labels > ACTIVATION_LABELS:
+    own = isinstance(model, CTVideoClassifier) and model.config.num_labels <= ACTIVATION_LABELS
+    if not own or getattr(model.config, "head_pool", None) == "class_token":
         return _Logits(model).eval()
     with torch.no_grad(), _PlainOperations():
         return _Scores(model, clip).eval()

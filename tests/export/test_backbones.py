@@ -12,7 +12,7 @@ from ct_video_hf.inference.localization import clip_forward
 
 from ..models.backbone_cases import tiny_clip, tiny_model
 
-#: Not the whole registry: MViT, the 2D baselines and the video ResNets are not tried here. Every
+#: Not the whole registry: the 2D baselines and the video ResNets are not tried here. Every
 #: export is compared with its network anyway.
 _TRIED = (
     "csn_r101",
@@ -90,6 +90,18 @@ def test_many_labels_have_logits_alone(tmp_path):
         logits, activation = graph.scores(clips, 0)
         assert activation is None
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mvit_b_32x3", "mvit_v2_s"])
+def test_networks_with_a_class_token_have_logits_alone(name, tmp_path):
+    model = tiny_model(name)
+    clips = torch.randn_like(tiny_clip(name, batch=3, model=model))
+    expected = clip_forward(model, clips, 0)[0]
+    for format, graph in exported(model, clips, tmp_path):
+        for some in (slice(0, 1), slice(0, 3)):
+            logits, along = graph.scores(clips[some], 0)
+            torch.testing.assert_close(logits, expected[some], rtol=1e-4, atol=1e-5, msg=format)
+            assert along is None
 
 
 def test_a_clip_of_another_size_is_refused_at_the_door(tmp_path):
