@@ -7,10 +7,13 @@ import sys
 import pytest
 import torch
 
+from ct_video_hf.evaluation.calibration import Calibration, OperatingPoint
+from ct_video_hf.inference import CTVideoPipeline, load_model
 from ct_video_hf.models import create_model, locate_weights
 from ct_video_hf.training import run
 from ct_video_hf.training.inputs import find_start
 from tests.support.loopback_hub import COMMIT, LoopbackHub
+from tests.support.prediction import chest_hu, volume_of
 from tests.support.tiny_runs import OPTIONS, words
 from tests.support.transformers_models import video_model_folder
 
@@ -22,14 +25,38 @@ STILL = OPTIONS | {"max_steps": 1, "lr": 1e-12, "freeze": "backbone", "warmup": 
 @pytest.fixture(scope="module")
 def source(clip_set, tmp_path_factory):
     out = tmp_path_factory.mktemp("source") / "run"
-    said = OPTIONS | {"epochs": 1, "validation_split": "none", "test_split": "none", "seed": 3}
-    return run(data=str(clip_set), output=str(out), **said).folder
+    said = OPTIONS | {"epochs": 1, "validation_split": "none", "test_split": "none", "seed": 3,
+                      "aggregation": "attention"}  # fmt: skip
+    folder = run(data=str(clip_set), output=str(out), **said).folder
+    Calibration("temperature", {"temperature": 2.0}, "attention", 3, "study", "validation", 40, 20,
+                (OperatingPoint("youden", "best", 0.5, 0.9, 0.8),)).write(folder)  # fmt: skip
+    return folder
 
 
 def weights_of(folder):
     from safetensors.torch import load_file
 
     return load_file(folder / "model.safetensors")
+
+
+def test_what_was_fitted_on_the_sources_scores_stays_with_them(source, clip_set, tmp_path):
+    """Attention, calibration and thresholds speak of one network's scores on one task."""
+    before = load_model(source)
+    assert before.attention is not None
+    assert before.calibration.operating_points
+    result = run(data=str(clip_set), output=str(tmp_path / "out"), weights=str(source), **STILL)
+    names = {path.name for path in result.folder.iterdir()}
+    assert not names & {"attention.json", "attention.safetensors", "calibration.json"}
+    after = load_model(result.folder)
+    assert (after.attention, after.calibration) == (None, None)
+    assert after.aggregation == ("max", 3)
+    assert set(result.config["weight_files"]) == {"model.safetensors"}
+    found = CTVideoPipeline(after, device="cpu")(volume_of(chest_hu(20, 36)))
+    assert (found["calibrated"], found["aggregation"]) == (False, "max over clips")
+    assert "operating_points" not in found
+    for keep_head in (True, False, None):
+        model = create_model("slow_tiny", weights=source, keep_head=keep_head)
+        assert model.config.study_aggregation == "max"
 
 
 @pytest.mark.parametrize("keep_head", [False, True])
