@@ -6,8 +6,13 @@ Every error that this package raises on purpose about input, parameters or files
 
 from __future__ import annotations
 
-__all__ = ["CTVideoError"]
+__all__ = ["CTVideoError", "first_line"]
 
 
 class CTVideoError(ValueError):
     """Base of the package's own errors; the command line shows its text without a traceback."""
+
+
+def first_line(error: BaseException, length: int = 200) -> str:
+    """What a foreign error says, in one line of at most ``length`` characters; else its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:length]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import CTVideoError
+from ..errors import CTVideoError, first_line
 from ..evaluation import write_json
 from ..hub.card import write_model_card
 from ..inference import LoadedModel, load_model
@@ -150,9 +150,8 @@ def _write(stage: Path, network: Any, clip: Any, format: str, name: str) -> dict
         cause = error
         while cause.__cause__ is not None:  # the last one names the operation
             cause = cause.__cause__
-        first = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:300]
         raise CTVideoError(
-            f"{name} cannot be written as {FORMATS[format].title}: {first}"
+            f"{name} cannot be written as {FORMATS[format].title}: {first_line(cause, 300)}"
         ) from error
 
 

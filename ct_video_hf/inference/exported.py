@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import CTVideoError
+from ..errors import CTVideoError, first_line
 from ..models.download import sha256_of
 from ..models.outputs import CTVideoClassifierOutput
 from .loading import ModelLoadError
@@ -164,9 +164,9 @@ class GraphRunner:
             except CTVideoError:
                 raise
             except Exception as error:  # each runtime has its own kinds
-                first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
                 raise CTVideoError(
-                    f"{self.name} cannot open {self.kind.graph}: {first} Export the model again."
+                    f"{self.name} cannot open {self.kind.graph}: {first_line(error)} "
+                    "Export the model again."
                 ) from error
             self.setup_seconds += time.perf_counter() - begin
         found = self._run(np.ascontiguousarray(clips.detach().float().numpy()))

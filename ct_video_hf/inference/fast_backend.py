@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import CTVideoError
+from ..errors import CTVideoError, first_line
 from .fast_graph import fast_graph
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class FastBackend:
                 run = record(clip)
                 seconds, found = _timed(run, clip)
             except Exception as error:  # recording fails in many ways, all of which leave eager
-                self._refuse(way, f"the network cannot be recorded: {_first_line(error)}", error)
+                self._refuse(way, f"the network cannot be recorded: {first_line(error)}", error)
                 return
             far = self._far(found, expected)
             if not far <= limit:
@@ -233,7 +233,3 @@ def _relative(found: torch.Tensor, expected: torch.Tensor, exact: bool) -> float
     else:
         size, far = expected.square().mean().sqrt(), difference.square().mean().sqrt()
     return float(far / size) if size > 0 else float(far)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
