@@ -1,7 +1,8 @@
 """Where studies are prepared: processes of this machine, or the workers of a Ray cluster.
 
-Both go through joblib, so that preparing is the same code. On a cluster every node needs the
-package, and sees the scans and the set's folder under the same paths (a shared file system).
+On a cluster every node needs the package, and sees the scans and the set's folder under the same
+paths (a shared file system). A study there is a task of Ray's: one whose worker or node dies is
+begun again on another.
 """
 
 from __future__ import annotations
@@ -9,14 +10,23 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import islice
+from typing import Any
 
+from ..workers import worker_results
 from .errors import CTDataError
 
-__all__ = ["ENGINES", "engine", "in_cluster"]
+__all__ = ["DEATHS", "ENGINES", "engine", "engine_results", "in_cluster"]
 
 ENGINES = ("local", "ray")
+
+#: On a cluster a study is given up when so many workers have died of it.
+DEATHS = 4
+
+_in_cluster = ContextVar("_in_cluster", default=False)
 
 _INSTALL = "Ray is not installed; pip install 'ct-video-hf[ray]' on every node of the cluster"
 
@@ -29,7 +39,7 @@ _NO_CLUSTER = (
 
 @contextmanager
 def engine(name: str = "local", address: str | None = None) -> Iterator[None]:
-    """Let joblib work with an engine while the block runs.
+    """Let :func:`engine_results` work with an engine while the block runs.
 
     Parameters
     ----------
@@ -55,8 +65,6 @@ def engine(name: str = "local", address: str | None = None) -> Iterator[None]:
         import ray
     except ImportError as error:
         raise CTDataError(_INSTALL) from error
-    from joblib import parallel_config, register_parallel_backend
-
     ours = not ray.is_initialized()
     if ours:
         _knock(address)
@@ -69,11 +77,11 @@ def engine(name: str = "local", address: str | None = None) -> Iterator[None]:
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise CTDataError(_NO_CLUSTER.format(address, error)) from error
+    before = _in_cluster.set(True)
     try:
-        register_parallel_backend("ct_video_hf_ray", _ray_backend())
-        with parallel_config("ct_video_hf_ray"):
-            yield
+        yield
     finally:
+        _in_cluster.reset(before)
         if ours:
             ray.shutdown()
 
@@ -89,29 +97,87 @@ def _knock(address: str | None) -> None:
         raise CTDataError(_NO_CLUSTER.format(address, error)) from error
 
 
-def _ray_backend() -> type:
-    """Ray's joblib backend, whose results are taken as they come instead of all at the end.
-
-    A worker holds one core of its node. Ray's actors hold none while they run unless told so, and
-    all of them may come to lie on one node while the others idle.
-    """
-    from ray.util.joblib.ray_backend import RayBackend
-
-    class StreamingRayBackend(RayBackend):
-        supports_return_generator = True
-
-        def __init__(self, *args, ray_remote_args: dict | None = None, **kwargs) -> None:
-            holds = {"num_cpus": 1, **(ray_remote_args or {})}
-            super().__init__(*args, ray_remote_args=holds, **kwargs)
-
-        def compute_batch_size(self) -> int:
-            return 1  # a study is long enough, and each is journalled when it is done
-
-    return StreamingRayBackend
-
-
 def in_cluster() -> bool:
     """Whether the block of :func:`engine` works with a cluster now."""
-    from joblib.parallel import get_active_backend
+    return _in_cluster.get()
 
-    return type(get_active_backend()[0]).__name__ == "StreamingRayBackend"
+
+@contextmanager
+def engine_results(
+    function: Callable[..., Any],
+    arguments: Iterable[tuple],
+    workers: int,
+    lost: Callable[..., Any],
+) -> Iterator[Iterator[Any]]:
+    """Results of a function as workers of the engine come by them.
+
+    Parameters
+    ----------
+    function, arguments, workers
+        As for :func:`ct_video_hf.workers.worker_results`. On a cluster ``workers`` is how many
+        calls run at a time, each with a core; -1 is as many as it has cores while it runs.
+    lost : callable
+        Takes what ``function`` takes; its result stands for a call of which :data:`DEATHS` workers
+        of a cluster have died.
+
+    Raises
+    ------
+    CTDataError
+        When a worker of this machine died, or the cluster is gone.
+    """
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    if in_cluster():
+        with _cluster_results(function, arguments, workers, lost) as results:
+            yield results
+        return
+    try:
+        with worker_results(function, arguments, workers) as results:
+            yield results
+    except TerminatedWorkerError as error:
+        raise CTDataError(
+            "a worker process died, most likely for want of memory. What is finished is kept: run "
+            "the same command again with fewer workers."
+        ) from error
+
+
+@contextmanager
+def _cluster_results(
+    function: Callable[..., Any],
+    arguments: Iterable[tuple],
+    workers: int,
+    lost: Callable[..., Any],
+) -> Iterator[Iterator[Any]]:
+    import ray
+
+    task = ray.remote(num_cpus=1, max_retries=DEATHS - 1)(function)
+    calls = iter(arguments)
+    given: dict[ray.ObjectRef, tuple] = {}
+
+    def results() -> Iterator[Any]:
+        while True:
+            at_once = int(ray.cluster_resources().get("CPU", 1)) if workers == -1 else workers
+            for call in islice(calls, max(0, at_once - len(given))):
+                given[task.remote(*call)] = call
+            if not given:
+                return
+            (done,), _ = ray.wait(list(given))
+            call = given.pop(done)
+            try:
+                result = ray.get(done)
+            except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+                result = lost(*call)
+            except ray.exceptions.RayTaskError as error:  # what the function raised
+                raise error.cause from error
+            except ray.exceptions.RayError as error:
+                raise CTDataError(
+                    "the Ray cluster has lost a study's task. What is finished is kept: run the "
+                    f"same command again. Ray says: {type(error).__name__}"
+                ) from error
+            yield result
+
+    try:
+        yield results()
+    finally:
+        for left in given:
+            ray.cancel(left, force=True)

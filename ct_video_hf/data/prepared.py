@@ -22,9 +22,8 @@ from typing import Any
 from ..dicom.findings import FINDING_CODES
 from ..files import write_csv
 from ..progress import study_progress
-from ..workers import worker_results
 from .card import write_data_card
-from .engine import in_cluster
+from .engine import engine_results, in_cluster
 from .errors import CTDataError
 from .labels import SPLITS, LabelsTable
 from .manifest import (
@@ -39,7 +38,7 @@ from .manifest import (
 )
 from .rejects import hide_names, write_rejects
 from .splits import PAPER_FRACTIONS, assign_splits, write_fraction_file
-from .worker import StudyTask, fingerprint, prepare_study, release_memory
+from .worker import StudyTask, fingerprint, lost_study, prepare_study, release_memory
 
 __all__ = ["PrepareOptions", "PrepareSummary", "Provenance", "prepare_table"]
 
@@ -252,9 +251,8 @@ def _told_where(folder: SetFolder) -> Iterator[None]:
     except OSError as error:
         with suppress(OSError):
             folder.remove_leftovers()
-        why = getattr(error, "cause", error)  # Ray wraps what its workers raise
         raise CTDataError(
-            f"{folder.path} cannot be written to: {why.strerror or why}. What is finished is "
+            f"{folder.path} cannot be written to: {error.strerror or error}. What is finished is "
             "kept: make room, and give the same command again"
         ) from error
 
@@ -376,8 +374,6 @@ def _work(
     progress: bool,
 ) -> list[dict[str, str]]:
     """Prepare what is left; fills ``records`` and returns the rejects."""
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
-
     rejects = []
     scans = {task.study_id: task.entry for task in todo}
     calls = ((task, str(folder.study_file(task.key))) for task in todo)
@@ -385,7 +381,7 @@ def _work(
     try:
         with (
             journal.open("a", encoding="utf-8", newline="\n") as stream,
-            worker_results(prepare_study, calls, workers) as results,
+            engine_results(prepare_study, calls, workers, lost_study) as results,
         ):
             for result in study_progress(results, total, done=len(records), show=progress):
                 if "reason" in result:
@@ -402,23 +398,9 @@ def _work(
                 records[result["study_id"]] = result
                 stream.write(journal_line(result))
                 stream.flush()
-    except TerminatedWorkerError as error:
-        raise CTDataError(_WORKER_DIED) from error
-    except OSError:
-        raise
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] == "ray":  # a node or a worker of a cluster
-            raise CTDataError(f"{_WORKER_DIED} Ray says: {type(error).__name__}") from error
-        raise
     finally:
         release_memory()
     return rejects
-
-
-_WORKER_DIED = (
-    "a worker process died, most likely for want of memory. What is finished is kept: run the same "
-    "command again with fewer workers."
-)
 
 
 def _see(folder: SetFolder, record: dict[str, Any]) -> None:
@@ -456,6 +438,7 @@ def _finish(
             f"none of {len(tasks)} studies could be read; the first: {rejects[0]['reason']}. All "
             f"reasons: {folder.path / 'rejects.csv'}"
         )
+    folder.remove_leftovers()  # of workers that died on a cluster
     claimed = {f"{record['key']}.arrow" for record in members}
     for file in folder.studies.glob("*.arrow"):
         if file.name not in claimed:

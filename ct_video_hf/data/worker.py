@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from ..dicom import CTVolume
     from ..dicom.report import Finding
 
-__all__ = ["StudyTask", "fingerprint", "prepare_study", "release_memory", "scan_fingerprint"]
+__all__ = [
+    "StudyTask",
+    "fingerprint",
+    "lost_study",
+    "prepare_study",
+    "release_memory",
+    "scan_fingerprint",
+]
 
 
 #: Each thread's memory of the volume at work; see :func:`release_memory`.
@@ -105,6 +112,16 @@ def prepare_study(task: StudyTask, target: str) -> dict[str, Any]:
     """Read and write one study; runs in a worker. Returns its record, or a reject."""
     read = _read(task)
     return read if isinstance(read, dict) else _store(task, read, target)
+
+
+def lost_study(task: StudyTask, target: str) -> dict[str, str]:
+    """The reject of a study of which workers died, one after the other."""
+    return {
+        "study": task.study_id,
+        "code": "worker_died",
+        "reason": "every worker that took it died, for want of memory or by a file that ends the "
+        "process that decodes it; it is tried again by the same command",
+    }
 
 
 def release_memory() -> None:

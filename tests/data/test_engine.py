@@ -1,18 +1,22 @@
 """Preparing on a real Ray cluster of two nodes on this machine, and what is refused."""
 
+import csv
 import os
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from ct_video_hf.cli import main
-from ct_video_hf.data.engine import engine, in_cluster
+from ct_video_hf.data import prepared, worker
+from ct_video_hf.data.engine import DEATHS, engine, engine_results, in_cluster
 from ct_video_hf.data.errors import CTDataError
 from ct_video_hf.data.loading import load_prepared, verify_set
+from ct_video_hf.data.stored_volume import StoredVolume
 from tests.data.test_prepared import content
 from tests.support.dicom_folders import write_folder_set
 from tests.support.tiny_runs import environment
@@ -77,23 +81,45 @@ def where(seen):
     return node
 
 
-def test_two_nodes_write_the_same_set_as_one_process(cluster, words, tmp_path):
-    on_cluster = [*words, str(tmp_path / "ray"), "--engine", "ray", "--address", cluster]
-    assert main(on_cluster) == 0
+def killed_in_the_middle(task, file):
+    """As a worker does, but one that has begun to write s3 is killed; s4 kills whoever takes it."""
+    place = Path(file).parents[2]
+    deaths = len(list(place.glob(f"killed-{task.entry.study}-*")))
+    if (task.entry.study, deaths) == ("s3", 0) or task.entry.study == "s4":
+        (place / f"killed-{task.entry.study}-{deaths}").touch()
+        parts = StoredVolume.parts
+
+        def until_killed(self):
+            yield next(parts(self))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        StoredVolume.parts = until_killed
+    return worker.prepare_study(task, file)
+
+
+def test_workers_that_are_killed_cost_no_study(cluster, words, tmp_path, monkeypatch):
+    """The other workers go on, and the set is the one of a single process."""
+    out = tmp_path / "ray"
+    on_cluster = [*words, str(out), "--engine", "ray", "--address", cluster]
+    with monkeypatch.context() as patch:
+        patch.setattr(prepared, "prepare_study", killed_in_the_middle)
+        assert main(on_cluster) == 0
+    assert len(list(tmp_path.glob("killed-s3-*"))) == 1
+    assert len(list(tmp_path.glob("killed-s4-*"))) == DEATHS
+    (reject,) = csv.DictReader((out / "rejects.csv").open())
+    assert (reject["study"], reject["code"]) == ("s4", "worker_died")
+    assert verify_set(out) == 9
+    assert main(on_cluster) == 0  # nobody dies of s4 now
     assert main([*words, str(tmp_path / "local")]) == 0
-    assert content(tmp_path / "ray") == content(tmp_path / "local")
-    assert verify_set(tmp_path / "ray") == 10
+    assert content(out) == content(tmp_path / "local")
+    assert verify_set(out) == 10
 
 
 def test_every_node_works_and_results_come_one_by_one(cluster, tmp_path):
-    from joblib import Parallel, delayed
-
     with engine("ray", cluster):
         assert in_cluster()
-        results = Parallel(n_jobs=-1, return_as="generator_unordered")(
-            delayed(where)(tmp_path) for _ in range(9)
-        )
-        assert len(set(results)) == 2  # each worker holds a core: none is left out
+        with engine_results(where, [(tmp_path,)] * 9, -1, where) as results:
+            assert len({next(results) for _ in range(9)}) == 2
     assert not in_cluster()
 
 
