@@ -17,10 +17,17 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing import active_children
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
-__all__ = ["QuietSpawnContext", "dismiss_workers", "interrupts_held", "worker_results"]
+__all__ = [
+    "QuietSpawnContext",
+    "clear_away_quietly",
+    "dismiss_workers",
+    "interrupts_held",
+    "worker_results",
+]
 
 #: Seconds between looks at whether the parent is alive.
 _LOOK_EVERY = 0.5
@@ -107,6 +114,27 @@ def dismiss_workers() -> None:
     from joblib.externals.loky import get_reusable_executor
 
     get_reusable_executor(reuse=True).shutdown(wait=True)
+
+
+def clear_away_quietly() -> None:
+    """For a process that ends because of Ctrl-C, as its first act: nothing half-made is told of.
+
+    torch's loaders, interrupted while they start workers, fail as they are cleared away, and Python
+    writes "Exception ignored in" with a traceback for each. A worker that is still starting looks
+    for locks that this process has taken along, and would write one, too: workers go first.
+    """
+    sys.unraisablehook = _say_nothing
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises where a worker is ended
+    workers = [child for child in active_children() if isinstance(child, _QuietProcess)]
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join(10)
+
+
+def _say_nothing(_unraisable: Any) -> None:
+    pass
 
 
 def _begin_worker(parent: int) -> None:

@@ -17,6 +17,8 @@ import os
 import sys
 import warnings
 
+from ..workers import clear_away_quietly
+
 __all__ = ["COMMANDS", "main"]
 
 #: command -> its one-line description; the command's code is the module of the same name here.
@@ -112,6 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return module.run(args)
     except KeyboardInterrupt:
+        clear_away_quietly()
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `... | head`

@@ -8,6 +8,7 @@ import re
 import sys
 
 from ..training.options import OptionError, add_options, parse_extras
+from ..workers import clear_away_quietly
 
 __all__ = ["add_arguments", "run"]
 
@@ -109,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
     except OptionError as error:
         args.wrong_use(str(error))
     except KeyboardInterrupt:
+        clear_away_quietly()
         words = "stopped; the same command with --resume goes on from the last whole checkpoint"
         print(words, file=sys.stderr)
         return 130

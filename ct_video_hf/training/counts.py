@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ..data import CTClipDataset
 from ..evaluation.predictions import LABEL_NAME
 from ..evaluation.tables import clip_table, left_out
 
 __all__ = ["count_split"]
+
+#: What was counted; the clips of a dataset stay the same, and every push of a training asks again.
+_counted: WeakKeyDictionary[CTClipDataset, dict[str, Any]] = WeakKeyDictionary()
 
 
 def count_split(dataset: CTClipDataset) -> dict[str, Any]:
@@ -17,6 +22,12 @@ def count_split(dataset: CTClipDataset) -> dict[str, Any]:
     Of several labels "positive" is what draws clips by class: the set's main finding, or any
     label; ``labels`` counts each.
     """
+    if dataset not in _counted:
+        _counted[dataset] = _count(dataset)
+    return deepcopy(_counted[dataset])
+
+
+def _count(dataset: CTClipDataset) -> dict[str, Any]:
     table = clip_table(dataset)
     counts = {
         "studies": int(table["study_index"].nunique()),

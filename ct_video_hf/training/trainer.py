@@ -27,6 +27,7 @@ from ..evaluation.score import ClassifierInput
 from ..evaluation.tables import clip_table, in_order, predictions_from
 from ..models.transformers_video import accept_clips
 from ..progress import no_transformers_bars
+from ..workers import QuietSpawnContext
 from .arguments import CTTrainingArguments
 from .callbacks import AverageWeights, ProgressOnStderr, StopStaysStopped, TrainingLog
 from .checkpoints import load_weights, mark_complete
@@ -178,6 +179,16 @@ class CTTrainer(PushesToHub, Trainer):
             seed=self.args.seed,
         )
         return self._sampler
+
+    def _get_dataloader(self, *args, **kwargs):
+        """As in transformers; spawned workers leave Ctrl-C to this process."""
+        said = self.args.dataloader_multiprocessing_context  # arguments are written as JSON
+        if said == "spawn":
+            self.args.dataloader_multiprocessing_context = QuietSpawnContext()
+        try:
+            return super()._get_dataloader(*args, **kwargs)
+        finally:
+            self.args.dataloader_multiprocessing_context = said
 
     def _run_epoch(self, *args, epoch: int, **kwargs) -> None:
         if self.control.should_training_stop:  # resumed after an early stop

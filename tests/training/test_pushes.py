@@ -15,7 +15,7 @@ from ct_video_hf.evaluation import Calibration, read_calibration
 from ct_video_hf.hub import HubError, check_card_text, check_model_folder
 from ct_video_hf.inference import load_model
 from ct_video_hf.models import CTVideoProcessor, create_model
-from ct_video_hf.training import CTTrainer, CTTrainingArguments, run
+from ct_video_hf.training import CTTrainer, CTTrainingArguments, counts, run
 from ct_video_hf.training.inputs import clip_dataset
 from tests.support.hub_client import client_of
 from tests.support.hub_server import HubServer
@@ -156,7 +156,9 @@ def test_adapters_are_merged_in_every_push(clip_set, tmp_path):
         assert loaded.training["parameters"] == sum(p.numel() for p in loaded.model.parameters())
 
 
-def test_a_trainer_of_ones_own(clip_set, tmp_path, caplog):
+def test_a_trainer_of_ones_own(clip_set, tmp_path, caplog, monkeypatch):
+    counted, table = [], counts.clip_table
+    monkeypatch.setattr(counts, "clip_table", lambda clips: counted.append(clips) or table(clips))
     with HubServer(tmp_path / "hub") as hub, client_of(hub):
         trainer = make_trainer(clip_set, tmp_path / "out", hub_model_id="nodules")
         assert trainer.hub_model_id == REPO
@@ -170,6 +172,7 @@ def test_a_trainer_of_ones_own(clip_set, tmp_path, caplog):
         last = pushed(hub, tmp_path / "after")[-1]
         with pytest.raises(CTVideoError, match="does not take language"):
             trainer.push_to_hub(language="en")
+    assert counted == [trainer.train_dataset, trainer.eval_dataset], "once, not at every push"
     assert told.commit == last.name
     assert read_calibration(last) == CALIBRATION
     card = (last / "README.md").read_text()
