@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 
+from ..errors import CTVideoError
 from ..files import replacing
 from ..models.weights import read_folder
 
 __all__ = [
+    "best_beside",
     "discard_partial",
     "is_complete",
     "last_complete",
@@ -51,6 +53,39 @@ def last_complete(folder) -> Path | None:
     """The newest whole checkpoint in ``folder``, or None."""
     whole = [path for path in _checkpoints(folder) if is_complete(path)]
     return whole[-1] if whole else None
+
+
+def best_beside(checkpoint) -> str | None:
+    """The best checkpoint of the run that ``checkpoint`` belongs to, in the folder of both.
+
+    ``checkpoint`` says where it was when that was saved: if the run's folder has been moved since,
+    transformers goes on without a best one, and if it has been copied, with the original's.
+
+    Returns
+    -------
+    str or None
+        None where there was none yet.
+
+    Raises
+    ------
+    CTVideoError
+        It is not there, and the run could not end with it.
+    """
+    checkpoint = Path(checkpoint)
+    text = (checkpoint / "trainer_state.json").read_text(encoding="utf-8")
+    then = json.loads(text)["best_model_checkpoint"]
+    if then is None:
+        return None
+    best = checkpoint.parent / re.split(r"[/\\]", then)[-1]
+    if not best.is_dir():
+        raise CTVideoError(
+            f"{best.name}, the best so far of the run that {checkpoint.name} is to go on with, is "
+            f"not in the folder {checkpoint.absolute().parent.name}: put it back, or begin anew in "
+            "another folder"
+        )
+    if not Path(then).is_dir():  # transformers has just said that it will be ignored
+        logger.warning("the run has been moved, its best checkpoint is the %s beside it", best.name)
+    return str(best)
 
 
 def load_weights(model: torch.nn.Module, folder) -> None:

@@ -30,7 +30,7 @@ from ..progress import no_transformers_bars
 from ..workers import QuietSpawnContext
 from .arguments import CTTrainingArguments
 from .callbacks import AverageWeights, ProgressOnStderr, StopStaysStopped, TrainingLog
-from .checkpoints import load_weights, mark_complete
+from .checkpoints import best_beside, load_weights, mark_complete
 from .ema import WeightAverage
 from .groups import groups_by_plan, plan_rates
 from .loss import TrainingLoss, positive_weights
@@ -189,6 +189,17 @@ class CTTrainer(PushesToHub, Trainer):
             return super()._get_dataloader(*args, **kwargs)
         finally:
             self.args.dataloader_multiprocessing_context = said
+
+    def _init_training_state(
+        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+    ):
+        """As in transformers, but a resumed run may lie elsewhere than when it was saved."""
+        counts = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        if resume_from_checkpoint is not None and self.args.load_best_model_at_end:
+            self.state.best_model_checkpoint = best_beside(resume_from_checkpoint)
+        return counts
 
     def _run_epoch(self, *args, epoch: int, **kwargs) -> None:
         if self.control.should_training_stop:  # resumed after an early stop

@@ -1,6 +1,5 @@
 import json
 
-import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -81,32 +80,6 @@ def test_the_model_is_the_mean_and_was_scored_as_such(straight):
     name = "classifier.weight"
     assert not learning[name].equal(saved[name])
     assert straight.config["arguments"]["ema"] == 0.8
-
-
-def test_an_interrupted_run_goes_on_with_its_mean(straight, clip_set, tmp_path, monkeypatch):
-    """Stopped after the checkpoint of step 4, in the middle of an epoch: the same bit for bit."""
-    log = TrainingLog.on_log
-
-    def interrupt(self, args, state, control, **kwargs):
-        log(self, args, state, control, **kwargs)
-        if state.global_step == 8:
-            raise KeyboardInterrupt
-
-    out = tmp_path / "out"
-    given = OPTIONS | STEPS
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingLog, "on_log", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            run(data=str(clip_set), output=str(out), **given)
-    assert (out / "checkpoint-4" / "complete.json").is_file()
-    resumed = run(data=str(clip_set), output=str(out), resume=True, **given)
-    weights = load_file(straight.folder / "model.safetensors")
-    for name, value in load_file(resumed.folder / "model.safetensors").items():
-        assert value.equal(weights[name]), name
-    assert resumed.metrics == straight.metrics
-    columns = ["step", "loss", "eval_loss", "eval_study/auroc"]
-    logs = [pd.read_csv(r.folder / "training_log.csv")[columns] for r in (straight, resumed)]
-    pd.testing.assert_frame_equal(*logs)
 
 
 def test_without_validation_the_last_mean_is_the_model(clip_set, tmp_path):

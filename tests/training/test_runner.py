@@ -1,19 +1,15 @@
 import json
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from safetensors.torch import load_file
 
 from ct_video_hf.errors import CTVideoError
 from ct_video_hf.training import run
 from tests.support.clip_sets import COUNTS, write_clip_set
 from tests.support.stranger import run_as_stranger
-from tests.support.tiny_runs import OPTIONS, PATIENCE, command, environment
+from tests.support.tiny_runs import OPTIONS
 
 COMPLETE = {
     "config.json",
@@ -177,51 +173,7 @@ def test_early_stopping_ends_the_run(clip_set, tmp_path):
     assert result.config["epochs_run"] < 8
 
 
-# ---- kill and resume -----------------------------------------------------------------------------
-
-LONG = {"epochs": 4, "save_steps": 5, "save_strategy": "steps", "eval_steps": 5,
-        "eval_strategy": "steps", "logging_strategy": "steps", "logging_steps": 5,
-        "early_stopping": 0, "test_split": "none"}  # fmt: skip
-
-
-@pytest.mark.slow
-def test_a_killed_run_resumes_to_the_same_result(clip_set, tmp_path):
-    """SIGKILL in the middle of an epoch; then the same weights, log and scores bit for bit.
-
-    The resumed part loads its data in a worker process, which must make no difference.
-    """
-    given = LONG
-    straight = run(data=str(clip_set), output=str(tmp_path / "straight"), **(OPTIONS | given))
-
-    out, said = tmp_path / "killed", tmp_path / "said.txt"
-    held = ("-m", "tests.support.held_runs", "train")
-    with said.open("wb") as stream:
-        process = subprocess.Popen(
-            command(*held, data=clip_set, output=out, **given),
-            env=environment() | {"HELD_STEP": "23"}, stdout=stream, stderr=stream,
-        )  # fmt: skip
-    deadline = time.monotonic() + PATIENCE
-    while not list(out.glob("checkpoint-10/complete.json")):
-        assert process.poll() is None, said.read_text()[-3000:]
-        assert time.monotonic() < deadline, said.read_text()[-3000:]
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (out / "training_config.json").exists()
-    # Whatever was under way at that moment, add a checkpoint cut short while it was written.
-    cut = out / "checkpoint-99"
-    cut.mkdir()
-    (cut / "model.safetensors").write_bytes(b"half")
-
-    resumed = run(data=str(clip_set), output=str(out), resume=True, workers=1, **(OPTIONS | given))
-
-    weights = load_file(straight.folder / "model.safetensors")
-    for name, value in load_file(resumed.folder / "model.safetensors").items():
-        assert value.equal(weights[name]), name
-    assert resumed.metrics == straight.metrics
-    columns = ["step", "loss", "eval_loss", "eval_study/auroc", "learning_rate"]
-    logs = [pd.read_csv(r.folder / "training_log.csv")[columns] for r in (straight, resumed)]
-    pd.testing.assert_frame_equal(*logs)
+# ---- resume: see also test_kills.py -------------------------------------------------------------
 
 
 def test_a_resumed_run_keeps_its_options(clip_set, tmp_path):

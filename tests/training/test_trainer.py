@@ -1,8 +1,11 @@
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ct_video_hf.data import load_ct_dataset
 from ct_video_hf.errors import CTVideoError
@@ -153,6 +156,34 @@ def test_accumulation_is_the_same_as_a_larger_batch(make_trainer):
     halves, half_loss = last_loss(per_device_train_batch_size=2, gradient_accumulation_steps=2)
     torch.testing.assert_close(weight, halves, rtol=1e-4, atol=1e-6)
     assert loss == pytest.approx(half_loss, rel=1e-4)
+
+
+def test_a_copied_run_ends_with_its_own_best_checkpoint(make_trainer, tmp_path):
+    """Its last checkpoint says that the best one is in the folder of the original."""
+
+    given = {"num_train_epochs": 2, "learning_rate": 0.0}
+
+    def resumed(folder):
+        trainer = make_trainer(freeze_backbone, output_dir=str(folder), **given)
+        trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{2 * steps}"))
+        return trainer
+
+    first = make_trainer(freeze_backbone, **given)
+    first.train()
+    steps = first.state.best_global_step
+    assert 2 * steps == first.state.global_step, "the first of two equal ones is the best"
+    copied = Path(shutil.copytree(tmp_path / "out", tmp_path / "copied"))
+    best = copied / f"checkpoint-{steps}"
+    weights = load_file(best / "model.safetensors")
+    other = {name: value + 1 for name, value in weights.items()}
+    save_file(other, best / "model.safetensors", metadata={"format": "pt"})
+    trainer = resumed(copied)
+    assert trainer.state.best_model_checkpoint == str(best)
+    assert trainer.model.state_dict()["classifier.bias"].equal(other["classifier.bias"])
+    shutil.rmtree(best)
+    message = f"{best.name}, the best so far .*, is not in the folder copied: put it back"
+    with pytest.raises(CTVideoError, match=message):
+        resumed(copied)
 
 
 def test_channels_last_gives_the_same_network(make_trainer):
