@@ -25,6 +25,7 @@ __all__ = [
     "QuietSpawnContext",
     "clear_away_quietly",
     "dismiss_workers",
+    "end_with",
     "interrupts_held",
     "worker_results",
 ]
@@ -140,15 +141,19 @@ def _say_nothing(_unraisable: Any) -> None:
 def _begin_worker(parent: int) -> None:
     """First act of a worker: Ctrl-C is its parent's, and it ends when its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if os.name != "nt":  # where an orphan's parent stays the same
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with(parent)
 
 
-def _end_with(parent: int) -> None:
-    """End this process once another has adopted it: its parent was killed, without a farewell.
+def end_with(parent: int) -> None:
+    """Let this process end once another has adopted it: its parent was killed, without a farewell.
 
     A worker would otherwise wait minutes for calls, and write beside the run that goes on.
     """
+    if os.name != "nt":  # where an orphan's parent stays the same
+        threading.Thread(target=_look_after, args=(parent,), daemon=True).start()
+
+
+def _look_after(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_LOOK_EVERY)
     os._exit(1)

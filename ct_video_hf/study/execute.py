@@ -126,14 +126,14 @@ def _train(state: StudyState, folder: CellFolder, threads: int | None) -> bool:
     environment = dict(os.environ, TQDM_DISABLE="1")
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
-    command = [sys.executable, "-m", "ct_video_hf", "train", "--config", str(folder.options)]
+    words = [sys.executable, "-m", f"{__package__}.cell_process", str(os.getpid())]
     began = time.monotonic()
     with folder.log.open("a", encoding="utf-8") as log:
         with _lock:
             if _stopped.is_set():
                 return False
             process = subprocess.Popen(
-                [*command, "--resume"], stdout=log, stderr=subprocess.STDOUT, env=environment
+                [*words, str(folder.options)], stdout=log, stderr=subprocess.STDOUT, env=environment
             )
             _running.add(process)
         try:

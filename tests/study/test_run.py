@@ -9,12 +9,14 @@ import sys
 import time
 from unittest import mock
 
+import psutil
 import pytest
 
 from ct_video_hf.cli import main
 from ct_video_hf.errors import CTVideoError
 from ct_video_hf.study import StudyState, grid_cells, read_study, run_local
 from ct_video_hf.study.execute import cell_options, execute, stop_runs
+from ct_video_hf.training.checkpoints import last_complete
 from tests.support.clip_sets import write_clip_set
 from tests.support.tiny_runs import PATIENCE, environment
 
@@ -170,7 +172,7 @@ def test_slurm_scripts_are_whole_and_nothing_is_queued(study, capsys):
     assert "--dependency=afterany:7" in calls[-1]
 
 
-def test_a_killed_study_goes_on(tmp_path):
+def test_a_killed_study_leaves_no_training_and_goes_on(tmp_path):
     write_clip_set(tmp_path / "sets" / "ct")
     content = design(
         data={"ct": {"set": "sets/ct"}},
@@ -181,19 +183,31 @@ def test_a_killed_study_goes_on(tmp_path):
         seeds=[0],
     )
     path = write(tmp_path, content)
-    words = [sys.executable, "-m", "tests.support.held_runs", "study", "run", str(path)]
-    process = subprocess.Popen(words, env=environment(), stderr=subprocess.DEVNULL)
     run = tmp_path / "out/cells/ct/slow_tiny/random/fraction1_seed0_lr0.0003/run"
-    deadline = time.monotonic() + PATIENCE
-    while not list(run.glob("checkpoint-*/trainer_state.json")) and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(120) == 130
+    words = [sys.executable, "-m", "tests.support.held_runs", "study", "run", str(path)]
+
+    def started(checkpoint):
+        """A study whose training has come further than the ``checkpoint``."""
+        process = subprocess.Popen(words, env=environment(), stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + PATIENCE
+        while last_complete(run) in (None, checkpoint):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return process
+
+    first = started(None)
+    trainings = psutil.Process(first.pid).children(recursive=True)
+    first.kill()  # without a word to its training
+    assert trainings
+    assert not psutil.wait_procs(trainings, PATIENCE)[1]
+    second = started(last_complete(run))
+    second.send_signal(signal.SIGINT)
+    assert second.wait(120) == 130
     state = state_of(path)
     (cell,) = state.cells
     assert state.status(cell) == "ready", "stopped is not failed"
-    assert list(run.glob("checkpoint-*"))
+    assert last_complete(run)
 
 
 def test_a_run_that_was_about_to_start_when_all_were_stopped_does_not(tmp_path):
