@@ -21,7 +21,7 @@ CPU = REPOSITORY / "scripts" / "accelerate" / "two_cpu.yaml"
 #: A frozen backbone: batch norm statistics are per process, so only without them must the sum of
 #: two half batches be the whole batch.
 PROBE = {"freeze": "backbone", "lr": 0.05, "scheduler": "constant", "warmup": 0.0, "epochs": 3,
-         "ema": 0.9}  # fmt: skip
+         "ema": 0.9, "aggregation": "attention"}  # fmt: skip
 
 
 def launch(*target, config=CPU, **options):
@@ -57,6 +57,8 @@ def test_two_processes_learn_what_one_does(one, clip_set, tmp_path):
     keys = ["study_id", "patient_hash", "clip_start", "clip_stop", "label", "study_label"]
     pd.testing.assert_frame_equal(first[keys], second[keys])
     np.testing.assert_allclose(first["logit"], second["logit"], atol=1e-4)
+    for name in ("attention_score", "attention_logit"):
+        np.testing.assert_allclose(first[name], second[name], rtol=1e-3, atol=1e-3)
     metrics = json.loads((out / "metrics.json").read_text())
     for name, entry in one.metrics.items():
         if isinstance(entry, dict) and "n" in entry:

@@ -4,9 +4,11 @@ import json
 import logging
 import subprocess
 
+import pandas as pd
 import pytest
 
 from ct_video_hf.errors import CTVideoError
+from ct_video_hf.evaluation import read_predictions
 from ct_video_hf.models.download import sha256_of
 from ct_video_hf.training import run
 from ct_video_hf.training.options import OptionError, read_config, read_record
@@ -14,7 +16,8 @@ from ct_video_hf.training.record import git_state
 from tests.support.clip_sets import write_clip_set
 from tests.support.tiny_runs import OPTIONS, REPOSITORY, command, complete
 
-SAID = OPTIONS | {"epochs": 1, "windows": [[-600, 1500]], "max_grad_norm": 0.5}
+SAID = OPTIONS | {"epochs": 1, "windows": [[-600, 1500]], "max_grad_norm": 0.5,
+                  "aggregation": "attention"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,9 @@ def test_hashes_of_the_starting_weights_are_recorded(first, second):
     assert first.config["weight_files"] == {}
     digest = sha256_of(first.folder / "model.safetensors")
     assert second.config["weight_files"] == {"model.safetensors": digest}
-    assert first.config["model_files"] == {"model.safetensors": digest}
+    head = sha256_of(first.folder / "attention.safetensors")
+    files = {"model.safetensors": digest, "attention.safetensors": head}
+    assert first.config["model_files"] == files
     assert "run_again" not in second.config
 
 
@@ -71,6 +76,9 @@ def test_a_run_is_repeated_from_its_record(first, second, clip_set, tmp_path):
         k: v for k, v in then.items() if k not in places
     }
     assert json.loads((out / "metrics.json").read_text()) == second.metrics
+    for name in ("predictions", "predictions_validation"):
+        tables = [read_predictions(f / f"{name}.parquet") for f in (second.folder, out)]
+        pd.testing.assert_frame_equal(*tables, check_exact=False, rtol=1e-5, atol=1e-6)
 
 
 def test_another_set_is_told_loudly(first, tmp_path, caplog):
