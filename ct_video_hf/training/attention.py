@@ -170,7 +170,7 @@ class _Tensors:
         """Clips in the order of their studies, so that a batch of studies is one slice."""
         order = np.argsort(bags.study, kind="stable")
         study = torch.from_numpy(bags.study[order].astype(np.int64))
-        return cls(scale(bags.features[order]), study, torch.from_numpy(bags.labels))
+        return cls(scale(bags.features[order]), study, torch.tensor(bags.labels))
 
     def some(self, studies: torch.Tensor) -> _Tensors:
         """The studies at these places, which are renumbered."""
