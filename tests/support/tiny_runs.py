@@ -70,9 +70,24 @@ def complete(arguments: list[str], **kwargs) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(arguments, process.returncode, out, error)
 
 
+def kill_family(process: subprocess.Popen) -> None:
+    """SIGKILL for a process and all that it has started: accelerate's are sessions of their own."""
+    for member in _family(process):
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
+
+
+def _family(process: subprocess.Popen) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        first = psutil.Process(process.pid)
+        return [*first.children(recursive=True), first]
+    return []
+
+
 def _ended(process: subprocess.Popen) -> str:
     """What a process and those that it has started say when they are ended."""
-    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    family = _family(process)
     error = "none of its processes says where it stands"
     for blow in (signal.SIGABRT, signal.SIGKILL):
         for member in family:

@@ -1,6 +1,8 @@
 """Two real processes (gloo) against one, through accelerate launch, in both its forms."""
 
 import json
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,15 @@ from ct_video_hf.evaluation import read_predictions
 from ct_video_hf.evaluation.metrics import log_loss
 from ct_video_hf.hub import check_model_card, check_model_folder
 from ct_video_hf.training import run
-from tests.support.tiny_runs import OPTIONS, REPOSITORY, command, complete
+from tests.support.tiny_runs import (
+    OPTIONS,
+    PATIENCE,
+    REPOSITORY,
+    command,
+    complete,
+    environment,
+    kill_family,
+)
 from tests.support.transformers_models import video_model_folder
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -27,6 +37,24 @@ PROBE = {"freeze": "backbone", "lr": 0.05, "scheduler": "constant", "warmup": 0.
 def launch(*target, config=CPU, **options):
     launcher = ("-m", "accelerate.commands.launch", "--config_file", str(config), *target)
     return complete(command(*launcher, **options))
+
+
+def launch_and_kill(checkpoint, config=CPU, *, output, held_step, **options):
+    """Start processes that wait at a step, and kill them all once a checkpoint is whole."""
+    launcher = ("-m", "accelerate.commands.launch", "--config_file", str(config))
+    target = ("-m", "tests.support.held_runs", "train")
+    process = subprocess.Popen(
+        command(*launcher, *target, output=output, **options),
+        env=environment() | {"HELD_STEP": str(held_step)},
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not (output / checkpoint / "complete.json").is_file():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        kill_family(process)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +139,9 @@ def test_a_network_with_a_part_that_nothing_calls(clip_set, tmp_path):
 
 
 #: A network without batch norm, all of which learns; the best checkpoint is the first of two.
-WHOLE = {"num_frames": 4, "epochs": 2, "lr": 1e-3, "scheduler": "constant", "warmup": 0.0}
+WHOLE = {"num_frames": 4, "epochs": 2, "lr": 1e-3, "scheduler": "constant", "warmup": 0.0,
+         "save_strategy": "steps", "save_steps": 5, "eval_strategy": "steps", "eval_steps": 5,
+         "max_steps": 10, "early_stopping": 0}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +159,15 @@ def whole(clip_set, videomae, tmp_path_factory):
 def test_shards_learn_what_one_process_does(whole, clip_set, videomae, tmp_path):
     """FSDP2 for real: shards in training, one whole model in the folder, the same result.
 
+    Both processes are killed in the first epoch, and the run goes on from its shards' checkpoint.
     Without use_cpu among the options: accelerate does not tell processes of its file's.
     """
     out = tmp_path / "out"
     options = WHOLE | {"batch_size": 2, "backbone": videomae, "use_cpu": "false"}
-    config = REPOSITORY / "scripts" / "accelerate" / "two_cpu_fsdp.yaml"
-    launch("-m", "ct_video_hf.training", config=config, data=clip_set, output=out, **options)
+    options |= {"config": REPOSITORY / "scripts" / "accelerate" / "two_cpu_fsdp.yaml"}
+    options |= {"data": clip_set, "output": out}
+    launch_and_kill("checkpoint-5", held_step=7, **options)
+    launch("-m", "ct_video_hf.training", resume="true", **options)
     assert check_model_card(out) + check_model_folder(out) == []
     record = json.loads((out / "training_config.json").read_text())
     assert record["spread"]["kind"] == "FSDP2"
@@ -156,7 +189,8 @@ def test_shards_learn_what_one_process_does(whole, clip_set, videomae, tmp_path)
 
 def test_the_best_checkpoint_is_read_under_the_names_it_was_saved_with(whole):
     """VideoMAE's biases are saved under other names, and the Trainer would leave them out."""
-    best = round(whole.config["best_epoch"] * whole.config["steps"] / WHOLE["epochs"])
+    clips, batch = whole.config["data"]["counts"]["train"]["clips"], OPTIONS["batch_size"]
+    best = round(whole.config["best_epoch"] * clips / batch)
     saved = load_file(whole.folder / f"checkpoint-{best}" / "model.safetensors")
     assert any(name.endswith("q_bias") for name in saved)
     for name, value in load_file(whole.folder / "model.safetensors").items():
