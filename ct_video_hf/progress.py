@@ -30,12 +30,13 @@ def study_progress(
     what : str
     show : bool
     """
-    from tqdm.auto import tqdm
+    if not show:
+        yield from studies
+        return
+    if sys.stderr.isatty():
+        from tqdm.auto import tqdm
 
-    if not show or sys.stderr.isatty():
-        yield from tqdm(
-            studies, total=total, initial=done, desc=what, unit="study", disable=not show
-        )
+        yield from tqdm(studies, total=total, initial=done, desc=what, unit="study")
         return
     began = said = time.monotonic()
     for count, study in enumerate(studies, start=1):
@@ -82,10 +83,18 @@ def counter(
         advance(0)
         yield advance
         return
+    if not progress:
+        # not a bar that is off: it would take a semaphore, which a worker that is killed leaves
+        yield _uncounted
+        return
     from tqdm.auto import tqdm
 
-    with tqdm(total=total, desc=what, unit=unit, disable=not progress) as bar:
+    with tqdm(total=total, desc=what, unit=unit) as bar:
         yield bar.update
+
+
+def _uncounted(count: int) -> None:
+    """Nobody is told."""
 
 
 @contextmanager

@@ -123,6 +123,7 @@ def test_control_c_leaves_a_set_that_goes_on(tmp_path, workers):
     _, error = process.communicate(timeout=240)
     assert process.returncode == 130
     assert "stopped. What is finished is kept in" in error
+    assert "resource_tracker" not in error  # no word of semaphores that workers left
     assert "Traceback" not in error
     assert "FutureWarning" not in error
     assert not (out / "manifest.json").exists()
