@@ -141,6 +141,8 @@ def _describe(error: Exception) -> str:
     from ..errors import CTVideoError
 
     text = str(error)
+    if "\nOriginal Traceback (" in text:  # of a DataLoader's worker: its own error comes last
+        text = text.rstrip().rpartition(f"{type(error).__name__}: ")[2]
     if isinstance(error, OSError | CTVideoError | ValueError | ImportError) and text:
         return text
     return f"{type(error).__name__}: {text} (run again with --traceback for the whole story)"

@@ -121,8 +121,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _is_prepared_set(path: Path) -> bool:
-    """Whether a folder holds a set; a manifest.json may lie beside DICOM files as well."""
-    return (path / "manifest.json").is_file() and (path / "studies").is_dir()
+    """Whether a folder holds a set, whole or not; such files may lie beside DICOM files, too."""
+    named = ("manifest.json", "parameters.json")
+    return (path / "studies").is_dir() and any((path / name).is_file() for name in named)
 
 
 def _inspect_scan(args: argparse.Namespace) -> int:

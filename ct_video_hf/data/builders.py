@@ -22,6 +22,7 @@ from .labels import SPLITS
 from .loading import load_prepared, study_files
 from .manifest import digest_of, read_manifest
 from .prepared import PrepareOptions, prepare_table
+from .row_file import read_row
 from .rows import SCHEMA
 from .sources import GENERATED, SOURCES, open_source
 from .splits import read_split_file
@@ -88,8 +89,7 @@ class CTPreparedSet(datasets.ArrowBasedBuilder):
 
     def _generate_tables(self, files: list[str]) -> Any:
         for number, file in enumerate(files):
-            with pa.memory_map(file) as source:
-                yield Key(number, 0), pa.ipc.open_stream(source).read_all()
+            yield Key(number, 0), pa.Table.from_batches([read_row(file)])
 
 
 @dataclass

@@ -18,6 +18,7 @@ from ..files import replacing
 from .errors import CTDataError
 from .labels import SPLITS
 from .manifest import digest_of, salted_hash
+from .row_file import read_row
 from .rows import SCHEMA, VOLUME
 
 __all__ = ["Shard", "plan_shards", "published_names", "write_shard"]
@@ -133,11 +134,7 @@ def write_shard(shard: Shard, folder: Path, target: Path) -> int:
 
 def _row(folder: Path, record: dict[str, Any], name: str) -> pa.Table:
     file = folder / "studies" / f"{record['key']}.arrow"
-    try:
-        with pa.memory_map(str(file)) as stream:
-            table = pa.Table.from_batches([pa.ipc.open_stream(stream).read_next_batch()])
-    except (pa.ArrowInvalid, OSError, StopIteration) as error:
-        raise CTDataError(f"studies/{file.name} is damaged or gone: {error}") from error
+    table = pa.Table.from_batches([read_row(file, record["study_id"])])
     return table.set_column(SCHEMA.get_field_index("study_id"), "study_id", pa.array([name]))
 
 

@@ -7,6 +7,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
+from ..errors import first_line
 from .errors import CTDataError
 from .rows import SCHEMA
 
@@ -52,7 +55,12 @@ def load_from_hub(
     except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
         raise CTDataError(
             f"{repo!r} is neither the folder of a prepared set nor a dataset repository of the Hub "
-            f"that you may read (`hf auth login` for private ones): {_first_line(error)}"
+            f"that you may read (`hf auth login` for private ones): {first_line(error)}"
+        ) from error
+    except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError) as error:
+        raise CTDataError(
+            f"a shard of {repo} is damaged, or was on its way: "
+            f"{first_line(error.__cause__ or error)}. Try again; if it stays, push the set again"
         ) from error
     parts = data if split is None else {split: data}
     for part in parts.values():
@@ -82,14 +90,13 @@ def describe_on_hub(repo: str, revision: str | None = None) -> dict[str, Any]:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except errors.LocalEntryNotFoundError as error:  # of a Hub that cannot be reached
         raise CTDataError(
-            f"set.json of {repo}, which names the labels, could not be fetched: "
-            f"{_first_line(error)}"
+            f"set.json of {repo}, which names the labels, could not be fetched: {first_line(error)}"
         ) from error
     except errors.EntryNotFoundError:
         return {}
     except (errors.HfHubHTTPError, OSError, ValueError) as error:
         raise CTDataError(
-            f"set.json of {repo}, which names the labels, could not be read: {_first_line(error)}"
+            f"set.json of {repo}, which names the labels, could not be read: {first_line(error)}"
         ) from error
     if not isinstance(content, dict):
         raise CTDataError(f"set.json of {repo} holds no JSON object")
@@ -113,7 +120,3 @@ def _share(data: Dataset, fraction: float, seed: int) -> Dataset:
     positive = [label > 0 for label in labels]
     kept = set(nested_fractions(patients, positive, [fraction], seed)[fraction])
     return data.select([row for row, patient in enumerate(patients) if patient in kept])
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -10,8 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..files import replacing
-from .errors import CTDataError
-from .row_file import file_digest
+from .row_file import file_digest, read_row
 from .rows import SCHEMA, VOLUME
 
 __all__ = ["SMALL_COLUMNS", "write_index"]
@@ -39,15 +38,8 @@ def write_index(path: Path, files: Sequence[str | os.PathLike]) -> dict[str, Any
     with replacing(path) as partial:
         with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
             for first in range(0, len(files), _ROWS):
-                rows = [_small_row(file) for file in files[first : first + _ROWS]]
+                some = files[first : first + _ROWS]
+                rows = [read_row(file).select(list(SMALL_COLUMNS)) for file in some]
                 writer.write_table(pa.Table.from_batches(rows, schema).combine_chunks())
         described = {"bytes": partial.stat().st_size, "xxh3": file_digest(partial)}
     return described
-
-
-def _small_row(file: str | os.PathLike) -> pa.RecordBatch:
-    try:
-        with pa.memory_map(os.fspath(file)) as stream:
-            return pa.ipc.open_stream(stream).read_next_batch().select(list(SMALL_COLUMNS))
-    except (pa.ArrowInvalid, KeyError, StopIteration) as error:
-        raise CTDataError(f"{os.path.basename(file)} is damaged: {error}") from error

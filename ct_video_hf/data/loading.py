@@ -54,6 +54,23 @@ def _check_size(path: str | os.PathLike, name: str, folder: Path, expected: int)
         )
 
 
+def _check_index(folder: Path, manifest: dict[str, Any]) -> None:
+    """Size and hash: the small columns of all studies are read in a few milliseconds."""
+    index = folder / "index.arrow"
+    _check_size(index, index.name, folder, manifest["index"]["bytes"])
+    _check_digest(folder, index.name, manifest["index"]["xxh3"])
+
+
+def _check_digest(folder: Path, name: str, expected: str) -> None:
+    from .row_file import file_digest
+
+    if file_digest(folder / name) != expected:
+        raise CTDataError(
+            f"{name} of {folder.name} is not what was prepared (its hash differs): copy it again, "
+            "or delete it and run the same `prepare`"
+        )
+
+
 def load_prepared(
     folder: str | os.PathLike,
     split: str | None = None,
@@ -87,6 +104,7 @@ def load_prepared(
 
     folder = Path(folder)
     manifest = read_manifest(folder)
+    _check_index(folder, manifest)
     if split not in (None, "all", *SPLITS):
         raise CTDataError(f"split is {split!r}; known are {', '.join(SPLITS)}, all")
     if fraction is not None and split not in (None, "train"):
@@ -120,15 +138,13 @@ def _map_files(folder: Path, manifest: dict[str, Any], split: str) -> Dataset:
     files = study_files(folder, split, manifest)
     if not files:
         raise CTDataError(f"the split {split!r} of {folder.name} has no studies")
-    index = folder / "index.arrow"
-    _check_size(index, "index.arrow", folder, manifest["index"]["bytes"])
     rows = [
         row for row, record in enumerate(manifest["studies"]) if split in ("all", record["split"])
     ]
     stamp = hashlib.sha256((folder / "manifest.json").read_bytes())
     stamp.update(split.encode())
     return Dataset(
-        MappedSetTable.from_files(index, rows, files, SCHEMA),
+        MappedSetTable.from_files(folder / "index.arrow", rows, files, SCHEMA),
         info=DatasetInfo(
             description=manifest["provenance"]["description"],
             license=manifest["provenance"]["licence"],
@@ -207,16 +223,10 @@ def verify_set(folder: str | os.PathLike) -> int:
     CTDataError
         Naming the first file that is not what was prepared.
     """
-    from .row_file import file_digest
-
     folder = Path(folder)
     manifest = read_manifest(folder)
-    described = [(f"studies/{r['key']}.arrow", r["xxh3"]) for r in manifest["studies"]]
     study_files(folder, manifest=manifest)
-    for name, digest in [*described, ("index.arrow", manifest["index"]["xxh3"])]:
-        if file_digest(folder / name) != digest:
-            raise CTDataError(
-                f"{name} of {folder.name} is not what was prepared (its hash differs): copy it "
-                "again, or delete it and run the same `prepare`"
-            )
+    _check_index(folder, manifest)
+    for record in manifest["studies"]:
+        _check_digest(folder, f"studies/{record['key']}.arrow", record["xxh3"])
     return len(manifest["studies"])

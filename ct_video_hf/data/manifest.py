@@ -30,9 +30,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..errors import first_line
 from ..files import replacing, write_csv
 from .errors import CTDataError
 from .index import write_index
+from .manifest_check import is_record, what_is_wrong
 
 __all__ = [
     "FORMAT_VERSION",
@@ -101,7 +103,7 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     Raises
     ------
     CTDataError
-        When the folder is no prepared set, is not complete, or has a newer format.
+        When the folder is no prepared set, is not complete, is damaged, or has a newer format.
     """
     folder = Path(folder)
     path = folder / "manifest.json"
@@ -114,16 +116,26 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
         raise CTDataError(f"{folder} is not a prepared set (no manifest.json)")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CTDataError(f"{path.name} of {folder.name} is not valid JSON: {error}") from error
-    if manifest.get("format") != _FORMAT:
+    except (ValueError, RecursionError) as error:
+        raise _damaged(folder, f"not valid JSON: {first_line(error)}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise CTDataError(f"{folder} is not a prepared set (manifest.json of another kind)")
-    if manifest["format_version"] != FORMAT_VERSION:
+    if manifest.get("format_version") != FORMAT_VERSION:
         raise CTDataError(
-            f"the prepared set {folder.name} has format {manifest['format_version']}, this version "
-            f"of ct_video_hf reads {FORMAT_VERSION}: prepare it again or change the version"
+            f"the prepared set {folder.name} has format {manifest.get('format_version')}, this "
+            f"version of ct_video_hf reads {FORMAT_VERSION}: prepare it again or change the version"
         )
+    wrong = what_is_wrong(manifest)
+    if wrong is not None:
+        raise _damaged(folder, wrong)
     return manifest
+
+
+def _damaged(folder: Path, what: str) -> CTDataError:
+    return CTDataError(
+        f"manifest.json of {folder.name} is damaged: {what}. Copy the set again, or delete that "
+        "file and run the same `prepare`, which makes the set anew"
+    )
 
 
 class SetFolder:
@@ -177,7 +189,7 @@ class SetFolder:
         """Make the folder, or check that it was begun with the same parameters."""
         path = self.path / "parameters.json"
         if path.is_file():
-            held = json.loads(path.read_text(encoding="utf-8"))
+            held = self._parameters_held(path)
             other = sorted(
                 name
                 for name in {*held, *parameters}
@@ -196,6 +208,18 @@ class SetFolder:
         self.studies.mkdir(parents=True, exist_ok=True)
         self.remove_leftovers()
 
+    def _parameters_held(self, path: Path) -> dict[str, Any]:
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(held, dict):
+                raise ValueError("no JSON object")
+        except (ValueError, RecursionError) as error:
+            raise CTDataError(
+                f"parameters.json of {self.path.name} is damaged: {first_line(error)}. What the "
+                "studies in it were made with is not known: choose a new folder, or delete this one"
+            ) from error
+        return held
+
     def remove_leftovers(self) -> None:
         """Half-written files of a run that was killed; the lock says that none is at work."""
         for leftover in self.studies.glob(".*.partial"):
@@ -208,13 +232,16 @@ class SetFolder:
     # ---- the records of finished studies ---------------------------------------------------------
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """Study id -> record of every finished study whose file has the size it should have."""
+        """Study id -> record of every finished study whose file has the size it should have.
+
+        A line of the journal that is damaged costs its study, which is prepared again.
+        """
         records = {}
         if self._manifest.is_file():
             records = {r["study_id"]: r for r in read_manifest(self.path)["studies"]}
         if self._journal.is_file():
-            for line in self._journal.read_text(encoding="utf-8").split("\n")[:-1]:
-                record = json.loads(line)
+            text = self._journal.read_text(encoding="utf-8", errors="replace")
+            for record in filter(is_record, map(_from_line, text.split("\n"))):
                 records[record["study_id"]] = record
         sizes = {entry.name: entry.stat().st_size for entry in os.scandir(self.studies)}
         return {
@@ -243,3 +270,10 @@ class SetFolder:
 def journal_line(record: dict[str, Any]) -> str:
     """The line of a finished study."""
     return json.dumps(record) + "\n"
+
+
+def _from_line(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):  # torn by a kill, or damaged
+        return None

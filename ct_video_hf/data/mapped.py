@@ -17,8 +17,10 @@ import numpy as np
 import pyarrow as pa
 from datasets.table import IndexedTableMixin, TableBlock, table_cast, table_flatten
 
+from ..errors import first_line
 from .errors import CTDataError
-from .rows import VOLUME
+from .row_file import read_row
+from .rows import STUDY, VOLUME
 
 __all__ = ["MappedSetTable"]
 
@@ -59,8 +61,9 @@ class _Source:
         try:
             with pa.memory_map(index) as stream:  # the mapping outlives the file object
                 table = pa.ipc.open_stream(stream).read_all()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise CTDataError(f"{os.path.basename(index)} cannot be read: {error}") from error
+        except (pa.ArrowException, OSError) as error:
+            name, said = os.path.basename(index), first_line(error)
+            raise CTDataError(f"{name} cannot be read: {said}; copy the set again") from error
         rows = tuple(rows)
         if rows != tuple(range(len(table))):
             table = table.take(pa.array(rows, pa.int64()))
@@ -68,15 +71,11 @@ class _Source:
 
     def volumes(self, start: int, stop: int) -> pa.ChunkedArray:
         """The volumes of these rows, mapped, a chunk each."""
+        ids = self.small.column(STUDY) if STUDY in self.schema.names else None
         chunks = []
-        for path in self.paths[start:stop]:
-            try:
-                with pa.memory_map(path) as stream:
-                    batch = pa.ipc.open_stream(stream).read_next_batch()
-            except (pa.ArrowInvalid, OSError, StopIteration) as error:
-                name = os.path.basename(path)
-                raise CTDataError(f"{name} is damaged or gone: {error}") from error
-            chunks.append(batch.column(batch.schema.get_field_index(VOLUME)))
+        for place in range(start, stop):
+            study = None if ids is None else ids[place].as_py()
+            chunks.append(read_row(self.paths[place], study, self.schema).column(VOLUME))
         return pa.chunked_array(chunks, pa.large_binary())
 
 

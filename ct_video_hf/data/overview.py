@@ -193,7 +193,13 @@ def _rejects(folder: Path) -> dict[str, int]:
     if not path.is_file():
         return {}
     with path.open(newline="", encoding="utf-8") as stream:
-        return dict(sorted(Counter(row["code"] for row in csv.DictReader(stream)).items()))
+        try:
+            return dict(sorted(Counter(row["code"] for row in csv.DictReader(stream)).items()))
+        except (KeyError, TypeError, csv.Error, UnicodeDecodeError) as error:
+            raise CTDataError(
+                f"rejects.csv of {folder.name} is damaged: it is no table with a column 'code'. "
+                "Copy it again; without the file the set has no rejects"
+            ) from error
 
 
 def draw_contact_sheet(clips: list[SheetClip]) -> np.ndarray:

@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow as pa
 from xxhash import xxh3_128
 
-from .rows import SCHEMA, VOLUME
+from ..errors import first_line
+from .errors import CTDataError
+from .rows import SCHEMA, STUDY, VOLUME
 from .stored_volume import StoredVolume
 
-__all__ = ["file_digest", "write_row"]
+__all__ = ["file_digest", "read_row", "write_row"]
 
 
 class _HashingSink:
@@ -78,6 +80,46 @@ def file_digest(path: str | os.PathLike) -> str:
         while block := stream.read(1 << 22):
             found.update(block)
     return found.hexdigest()
+
+
+def read_row(
+    path: str | os.PathLike, study: str | None = None, schema: pa.Schema = SCHEMA
+) -> pa.RecordBatch:
+    """Map a row's file; its volume is read when it is looked at.
+
+    Parameters
+    ----------
+    path : path
+    study : str, optional
+        The ``study_id`` that the row has to have.
+    schema : pyarrow.Schema
+        The columns that it has to have.
+
+    Raises
+    ------
+    CTDataError
+        When the file is gone, damaged, or holds something else.
+    """
+    try:
+        with pa.memory_map(os.fspath(path)) as stream:  # the mapping outlives the file object
+            row = pa.ipc.open_stream(stream).read_next_batch()
+        row.validate()
+        held = row.column(STUDY)[0].as_py() if study is not None else None
+    except (pa.ArrowException, OSError, StopIteration, KeyError, IndexError) as error:
+        raise _unreadable(path, f"is damaged or gone: {first_line(error)}") from error
+    if row.num_rows != 1 or row.schema != schema:
+        raise _unreadable(path, "is not the row of a study")
+    if held != study:
+        raise _unreadable(path, f"holds the study {held!r}, {study!r} is expected")
+    return row
+
+
+def _unreadable(path: str | os.PathLike, what: str) -> CTDataError:
+    path = Path(path)
+    return CTDataError(
+        f"{path.parent.name}/{path.name} of {path.parent.parent.name} {what}. Copy it again, or "
+        "delete it and run the same `prepare`"
+    )
 
 
 def write_row(row: dict[str, Any], path: Path) -> tuple[int, str]:

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from ..dicom import CTVolume, GeometryReport
     from .marks import Marks
 
-__all__ = ["SCHEMA", "VOLUME", "positive_slices", "slice_labels", "study_row"]
+__all__ = ["SCHEMA", "STUDY", "VOLUME", "positive_slices", "slice_labels", "study_row"]
 
 #: The one column that is not in the index of a set.
 VOLUME = "volume"
+#: The one that names the row.
+STUDY = "study_id"
 
 SCHEMA = pa.schema(
     [

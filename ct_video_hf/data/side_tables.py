@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import first_line
 from .errors import CTDataError
 from .manifest import read_manifest
 
@@ -76,9 +77,11 @@ def load_side_table(
 
 def parquet_of(folder: Path, name: str, names: dict[str, str]) -> bytes:
     """A table as Parquet, its studies under their published names."""
-    table = _read(folder, name).map(
-        _Renamed(names), keep_in_memory=True, load_from_cache_file=False
-    )
+    table = _read(folder, name)
+    strangers = set(table["study"]) - set(names)
+    if strangers:
+        raise _damaged(folder / f"{name}.csv", f"it names {len(strangers)} studies of another set")
+    table = table.map(_Renamed(names), keep_in_memory=True, load_from_cache_file=False)
     out = io.BytesIO()
     table.to_parquet(out)
     return out.getvalue()
@@ -99,7 +102,20 @@ def _read(folder: Path, name: str) -> Dataset:
     file = folder / f"{name}.csv"
     if not file.is_file():
         raise CTDataError(f"{file.name} is gone from {folder.name}: prepare the set again")
-    return datasets.Dataset.from_pandas(pd.read_csv(file, dtype={"study": str}))
+    try:
+        table = pd.read_csv(file, dtype={"study": str})
+    except ValueError as error:  # pandas' own errors are of this kind
+        raise _damaged(file, first_line(error)) from error
+    if "study" not in table.columns:
+        raise _damaged(file, "it has no column 'study'")
+    return datasets.Dataset.from_pandas(table)
+
+
+def _damaged(file: Path, what: str) -> CTDataError:
+    return CTDataError(
+        f"{file.name} of {file.parent.name} is damaged: {what}. Copy it again, or delete "
+        "manifest.json and run the same `prepare`"
+    )
 
 
 def _no_table(where: str, name: str, known: list[str]) -> CTDataError:

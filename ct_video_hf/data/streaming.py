@@ -10,8 +10,10 @@ import pyarrow as pa
 import torch
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
+from ..errors import first_line
 from ..models.hu_clips import clip_start_indices
 from .clips import build_clip_index
+from .errors import CTDataError
 from .stored_volume import volume_view
 
 if TYPE_CHECKING:
@@ -73,7 +75,17 @@ class CTClipStream(TorchIterableDataset):
         self.studies.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for row in self.studies:
+        studies = iter(self.studies)
+        while True:
+            try:
+                row = next(studies)
+            except StopIteration:
+                return
+            except (pa.ArrowException, OSError) as error:
+                raise CTDataError(
+                    f"a shard of the streamed set is damaged or gone: {first_line(error)}. Fetch "
+                    "the set again, or push it again"
+                ) from error
             yield from self._clips(row)
 
     def _clips(self, row: pa.Table) -> Iterator[dict[str, Any]]:

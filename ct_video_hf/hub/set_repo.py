@@ -285,5 +285,11 @@ def _renamed(file: Path, names: dict[str, str]) -> str:
         rows = csv.DictReader(stream)
         writer = csv.DictWriter(out, rows.fieldnames or [], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(row | {"study": names[row["study"]]} for row in rows)
+        try:
+            writer.writerows(row | {"study": names[row["study"]]} for row in rows)
+        except (KeyError, ValueError, csv.Error) as error:
+            raise CTDataError(
+                f"{file.name} of {file.parent.name} is damaged, or of another set: copy the set "
+                "again"
+            ) from error
     return out.getvalue()

@@ -58,7 +58,7 @@ def test_small_columns_and_single_rows_open_no_other_study(data, files):
     assert part[0] == {"volume": b"volume 1", "a": 1}
     copy = pickle.loads(pickle.dumps(part))  # noqa: S301 - made here
     assert copy[0] == part[0]
-    with pytest.raises(CTDataError, match=r"2\.arrow is damaged"):
+    with pytest.raises(CTDataError, match=r"2\.arrow of .* is damaged"):
         part[1]
 
 
@@ -121,7 +121,7 @@ def test_pickle_holds_paths_not_rows(data, files):
 
 def test_damaged_files_are_named(files):
     files[2].write_bytes(files[2].read_bytes()[:-40])
-    with pytest.raises(CTDataError, match=r"2\.arrow is damaged"):
+    with pytest.raises(CTDataError, match=r"2\.arrow of .* is damaged"):
         list(table(files).to_pylist())
     index = files[0].with_name("index.arrow")
     index.write_bytes(index.read_bytes()[:-80])

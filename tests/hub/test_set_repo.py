@@ -195,6 +195,47 @@ def test_shards_that_are_not_what_was_sent(folder, tmp_path):
         push_set(folder, "tester/ct-set", shard_bytes=1, progress=False)
 
 
+DAMAGED = """
+import sys
+from ct_video_hf import load_ct_dataset
+from ct_video_hf.data import CTClipStream
+from ct_video_hf.data.errors import CTDataError
+
+def told(read):
+    try:
+        read()
+    except CTDataError as error:
+        return str(error)
+
+repo = sys.argv[1]
+print(told(lambda: load_ct_dataset(repo, "train")))
+stream = lambda: load_ct_dataset(repo, split="test", streaming=True)
+print(told(lambda: list(CTClipStream(stream(), str, 8))))
+"""
+
+
+def test_damaged_shards_on_the_hub(folder, tmp_path):
+    with HubServer(tmp_path / "hub") as hub:
+        with client_of(hub):
+            push_set(folder, "tester/ct-set", shard_bytes=1, progress=False)
+        for path, file in stored(hub).items():
+            if path.startswith("data/"):
+                file.write_bytes(file.read_bytes()[:-100] + bytes(100))
+        read = call(hub, tmp_path, "-c", DAMAGED, "tester/ct-set")
+        assert read.returncode == 0, read.stderr
+        mapped, streamed = read.stdout.splitlines()
+        assert "a shard of tester/ct-set is damaged, or was on its way: " in mapped
+        assert "a shard of the streamed set is damaged or gone: " in streamed
+
+
+def stored(hub):
+    """Path -> where a file of the repository lies on the Hub."""
+    store = hub.store
+    held = store.load("dataset", "tester/ct-set")
+    tree = store.get_commit(store.resolve(held, "main")[0])["tree"]
+    return {path: store.blob(entry) for path, entry in tree.items()}
+
+
 def test_a_path_in_the_description_of_a_set(folder, tmp_path):
     copy = tmp_path / "copy"
     copy.mkdir()

@@ -76,7 +76,8 @@ def write_clip_set(
             size, digest = write_row(row, target.study_file(key))
             records.append(
                 {"study_id": study, "key": key, "split": split, "patient_hash": patient,
-                 "labels": row["labels"], "shape": row["shape"], "bytes": size, "xxh3": digest,
+                 "labels": row["labels"], "shape": row["shape"],
+                 "spacing": row["spacing"], "bytes": size, "xxh3": digest,
                  "positive_slices": sum(stop - first for first, stop in ranges)}
             )  # fmt: skip
     splits = {
