@@ -113,6 +113,7 @@ def push_set(
     )
     sent = {}
     for shard in shown:
+        _check_privacy(api, repo, manifest, private)  # a push may take days
         sizes[shard.path], sent[shard.path] = _push_shard(api, repo, folder, shard)
     commit = _push_card(api, repo, folder, manifest, shards, sizes, names)
     _verify(repo, sent, _listed(api, repo, commit.oid))
@@ -135,9 +136,17 @@ def _salt(folder: Path, manifest: dict[str, Any]) -> str | None:
 
 def _open_repo(api: Any, repo: str, manifest: dict[str, Any], private: bool) -> None:
     """Make the repository, or check that it is as private as was asked."""
-    what, kind = _what(repo), {"repo_type": "dataset"}
-    retried(lambda: api.create_repo(repo, private=private, exist_ok=True, **kind), what)
-    held = bool(retried(lambda: api.repo_info(repo, **kind), what).private)
+    retried(
+        lambda: api.create_repo(repo, private=private, exist_ok=True, repo_type="dataset"),
+        _what(repo),
+    )
+    _check_privacy(api, repo, manifest, private)
+
+
+def _check_privacy(api: Any, repo: str, manifest: dict[str, Any], private: bool) -> None:
+    """Whatever was asked for: what counts is what the Hub says of the repository."""
+    info = retried(lambda: api.repo_info(repo, repo_type="dataset"), _what(repo))
+    held = bool(info.private)
     refuse_public(manifest, private=held)
     if held != private:
         is_, asked = ("private", "public") if held else ("public", "private")

@@ -57,9 +57,8 @@ def labels_of(name: str) -> list[int]:
     return np.random.default_rng(sum(map(ord, name))).integers(0, 2, len(FINDINGS)).tolist()
 
 
-@pytest.fixture(scope="module")
-def rate(tmp_path_factory):
-    root = tmp_path_factory.mktemp("CT-RATE") / "dataset"
+def write_rate(root):
+    """The volumes and tables of :data:`NAMES`."""
     for split, names in NAMES.items():
         for name in names:
             write_volume(root, name, hu_of(name))
@@ -68,6 +67,11 @@ def rate(tmp_path_factory):
             writer.writerow(("VolumeName", *FINDINGS))
             writer.writerows([f"{name}.nii.gz", *labels_of(name)] for name in names)
     return root
+
+
+@pytest.fixture(scope="module")
+def rate(tmp_path_factory):
+    return write_rate(tmp_path_factory.mktemp("CT-RATE") / "dataset")
 
 
 def recipe(root, out, *more):
