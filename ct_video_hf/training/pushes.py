@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 
 #: What of a checkpoint makes a model: weights, configuration, processor and code; no optimizer.
 _MODEL_FILE = re.compile(
-    r"config\.json|video_preprocessor_config\.json|[a-z][a-z0-9_]*\.py"
+    r"config\.json|video_preprocessor_config\.json"
+    r"|(?!zero_to_)[a-z][a-z0-9_]*\.py"  # DeepSpeed adds scripts of its own to a checkpoint
     r"|model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?"
 )
 #: What a user may have put beside a model before the last push.

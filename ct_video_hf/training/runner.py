@@ -118,8 +118,9 @@ def run(
         raise OptionError("torch_compile hides the features that learned attention needs: fit it "
                           "afterwards, with ct-video-hf probe --keep-head --aggregation "
                           "attention")  # fmt: skip
-    if options["lora"] and trainer.is_fsdp_enabled:
-        raise OptionError("lora learns on whole weights: leave out FSDP, DDP is enough for it")
+    if options["lora"] and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise OptionError("lora learns on whole weights: leave out FSDP and DeepSpeed, DDP is "
+                          "enough for it")  # fmt: skip
     if args.device.type == "cpu":
         prepare_cpu_training(model, torch.bfloat16 if args.bf16 else torch.float32)
     describe = partial(

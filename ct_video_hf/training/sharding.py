@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ShardsAreThere",
+    "check_deepspeed",
     "check_processes",
     "choose_units",
     "share_on_cpu",
@@ -55,6 +56,26 @@ def check_processes(args: CTTrainingArguments) -> None:
             "would all write the same run. Without GPUs add --use-cpu; with GPUs start no more "
             "processes than there are"
         )
+
+
+def check_deepspeed(args: CTTrainingArguments) -> None:
+    """Refuse what DeepSpeed breaks, before it does so in the middle.
+
+    Raises
+    ------
+    CTVideoError
+        16 bits: it turns weights and batch norm statistics themselves into them, where everything
+        else here keeps them in 32. Weights channels last: it cannot send them.
+    """
+    if args.deepspeed_plugin is None:
+        return
+    if args.bf16 or args.fp16:
+        raise CTVideoError(
+            "under DeepSpeed 16 bits would be those of the weights and of what is saved, too: use "
+            "precision fp32, or DDP or FSDP"
+        )
+    if args.channels_last:
+        raise CTVideoError("DeepSpeed cannot send weights that lie channels last: leave that out")
 
 
 def _wanted(args: CTTrainingArguments) -> bool:

@@ -37,7 +37,7 @@ from .loss import TrainingLoss, positive_weights
 from .memory import to_channels_last
 from .pushes import PushesToHub
 from .sampler import ClipSampler
-from .sharding import ShardsAreThere, choose_units, share_on_cpu
+from .sharding import ShardsAreThere, check_deepspeed, choose_units, share_on_cpu
 
 __all__ = ["CTTrainer", "collate_clips"]
 
@@ -106,6 +106,7 @@ class CTTrainer(PushesToHub, Trainer):
 
     def __init__(self, model, args: CTTrainingArguments, **kwargs) -> None:
         _check_labels(model.config, kwargs.get("train_dataset"))
+        check_deepspeed(args)
         # Saved with the model, so that prediction makes study scores as validation did.
         model.config.study_aggregation = args.aggregation
         model.config.study_top_k = args.top_k

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -159,6 +160,13 @@ def test_adapters_are_merged_in_every_push(clip_set, tmp_path):
 def test_a_trainer_of_ones_own(clip_set, tmp_path, caplog, monkeypatch):
     counted, table = [], counts.clip_table
     monkeypatch.setattr(counts, "clip_table", lambda clips: counted.append(clips) or table(clips))
+    save = CTTrainer._save_optimizer_and_scheduler
+
+    def with_script(self, folder):
+        save(self, folder)
+        Path(folder, "zero_to_fp32.py").write_text("DeepSpeed's")  # which it adds to checkpoints
+
+    monkeypatch.setattr(CTTrainer, "_save_optimizer_and_scheduler", with_script)
     with HubServer(tmp_path / "hub") as hub, client_of(hub):
         trainer = make_trainer(clip_set, tmp_path / "out", hub_model_id="nodules")
         assert trainer.hub_model_id == REPO
@@ -166,6 +174,7 @@ def test_a_trainer_of_ones_own(clip_set, tmp_path, caplog, monkeypatch):
         during = pushed(hub, tmp_path / "during")
         assert "not pushed" not in caplog.text
         assert len(during) == 1
+        assert not (during[0] / "zero_to_fp32.py").exists()
         assert load_model(during[0]).training["in_progress"]["epoch"] == 1
         CALIBRATION.write(tmp_path / "out")
         told = trainer.push_to_hub(commit_message="done", license="mit")

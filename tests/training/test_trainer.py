@@ -217,3 +217,14 @@ def test_other_labels_than_those_of_the_clips_are_refused(make_trainer, tmp_path
     classes = create_model("slow_tiny", num_labels=2, problem_type="single_label_classification")
     with pytest.raises(CTVideoError, match="chooses between classes"):
         CTTrainer(classes, args)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [({"bf16": True}, "16 bits would be"), ({"channels_last": True}, "cannot send")],
+)
+def test_what_deepspeed_breaks_is_refused(tmp_path, given, why):
+    args = CTTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **given)
+    args.deepspeed_plugin = object()
+    with pytest.raises(CTVideoError, match=why):
+        CTTrainer(create_model("slow_tiny"), args)
