@@ -87,7 +87,10 @@ def plot_data_curves(results: StudyResults, path) -> Path | None:
 
 
 def plot_differences(results: StudyResults, path) -> Path | None:
-    """Every tested difference with its interval, by model and fraction; None when there is none."""
+    """Every tested difference with its interval, by model and fraction; None when there is none.
+
+    All panels have the same scale; short ones stand below each other, so that a page can hold them.
+    """
     drawn = [entry for entry in results.differences if entry.comparison is not None]
     if not drawn:
         return None
@@ -95,10 +98,14 @@ def plot_differences(results: StudyResults, path) -> Path | None:
     for entry in drawn:
         groups.setdefault((entry.dataset, entry.a, entry.b), []).append(entry)
     rows = max(len(group) for group in groups.values())
-    figure = new_figure(4.2 * len(groups) + 1.0, 0.26 * rows + 1.4)
+    shape = (len(groups), 1) if rows <= 12 else (1, len(groups))
+    figure = new_figure(4.2 * shape[1] + 1.4, (0.26 * rows + 1.1) * shape[0] + 0.3)
     config = results.config
+    ends = [0.0] + [end for entry in drawn for end in (entry.comparison.low, entry.comparison.high)]
+    margin = 0.05 * (max(ends) - min(ends))
     for number, ((dataset, a, b), group) in enumerate(groups.items(), start=1):
-        axes = new_axes(figure, "Difference of study AUROC", "", (1, len(groups), number))
+        axes = new_axes(figure, "Difference of study AUROC", "", (*shape, number))
+        axes.set_xlim(min(ends) - margin, max(ends) + margin)
         for row, entry in enumerate(reversed(group)):
             found = entry.comparison
             mean = entry.model == MEAN
