@@ -6,9 +6,14 @@ import argparse
 import json
 import re
 import sys
+from contextlib import nullcontext, redirect_stdout
+from typing import TYPE_CHECKING
 
 from ..training.options import OptionError, add_options, parse_extras
 from ..workers import clear_away_quietly
+
+if TYPE_CHECKING:
+    from ..training import RunResult
 
 __all__ = ["add_arguments", "run"]
 
@@ -89,9 +94,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as the options say; prints the metrics and where the model is."""
-    from accelerate import PartialState
+    # with --json stdout is the answer's, whatever trackers and other packages print
+    with redirect_stdout(sys.stderr) if args.json else nullcontext():
+        result = _train(args)
+    return result if isinstance(result, int) else _tell(args, result)
 
-    from ..evaluation import format_metrics
+
+def _train(args: argparse.Namespace) -> RunResult | int:
+    """The finished run, or the exit code of one that was stopped."""
     from ..hub.card import write_model_card
     from ..training import run as train
     from ..training.options import OPTIONS
@@ -100,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     if args.quiet:
         args.extras.setdefault("disable_tqdm", "true")
     try:
-        result = train(
+        return train(
             config=args.config,
             write_card=write_model_card,
             command=["ct-video-hf", "train", *args.words],
@@ -114,6 +124,13 @@ def run(args: argparse.Namespace) -> int:
         words = "stopped; the same command with --resume goes on from the last whole checkpoint"
         print(words, file=sys.stderr)
         return 130
+
+
+def _tell(args: argparse.Namespace, result: RunResult) -> int:
+    from accelerate import PartialState
+
+    from ..evaluation import format_metrics
+
     if not PartialState().is_main_process:
         return 0
     if args.json:

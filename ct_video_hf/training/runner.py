@@ -39,6 +39,7 @@ from .memory import prepare_cpu_training
 from .options import OptionError, read_config, read_record, resolve
 from .record import compare_with_record, make_record, public_value
 from .run_folder import RunResult, claim_output
+from .trackers import is_tracking, let_trackers_go
 from .trainer import CTTrainer
 
 __all__ = ["RunResult", "run"]
@@ -133,9 +134,10 @@ def run(
         fit_batch(trainer, checkpoint)
         if options["eval_batch_size"] is None:
             args.per_device_eval_batch_size = args.per_device_train_batch_size
-    began = time.perf_counter()
+    began, tracked_before = time.perf_counter(), is_tracking()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - began
+    let_trackers_go(trainer, end_run=not tracked_before)
     if options["lora"]:
         trainer.model = trainer.model_wrapped = merge_lora(trainer.model)
     result = finish(trainer, parts, options, describe(seconds=seconds), write_card)

@@ -7,14 +7,16 @@ import math
 import pandas as pd
 import pytest
 import torch
+from transformers.integrations import get_reporting_integration_callbacks
 
+from ct_video_hf.cli import main
 from ct_video_hf.data import ClipTransform, load_ct_dataset
 from ct_video_hf.errors import CTVideoError
 from ct_video_hf.models.slow import CTSlowForVideoClassification
 from ct_video_hf.training import run
 from ct_video_hf.training.arguments import build_arguments
 from ct_video_hf.training.options import OptionError, resolve
-from tests.support.tiny_runs import OPTIONS
+from tests.support.tiny_runs import OPTIONS, words
 
 SHORT = OPTIONS | {"epochs": 1, "test_split": "none", "resamples": 0}
 
@@ -31,6 +33,25 @@ def test_tensorboard_gets_what_the_csv_gets(clip_set, tmp_path):
     for tag, column in (("train/loss", "loss"), ("eval/study/auroc", "eval_study/auroc")):
         (scalar,) = found.Scalars(tag)
         assert scalar.value == pytest.approx(log[column].dropna().iloc[0], rel=1e-6)
+
+
+def test_trackers_hear_of_the_training_alone(clip_set, tmp_path, capsys, monkeypatch):
+    """Scoring the finished model is not, and what a tracker prints is no part of the answer."""
+    kind = get_reporting_integration_callbacks(["tensorboard"])[0]
+    heard = []
+    for event in ("on_train_begin", "on_train_end", "on_predict"):
+
+        def hear(self, *args, event=event, **kwargs):
+            heard.append(event)
+            print("* run", event)
+
+        monkeypatch.setattr(kind, event, hear)
+    said = words(data=clip_set, output=tmp_path / "out", report_to="tensorboard", **SHORT)
+    assert main(["train", *said, "--json"]) == 0
+    assert heard == ["on_train_begin", "on_train_end"]
+    told = capsys.readouterr()
+    assert json.loads(told.out)["model"] == str(tmp_path / "out")
+    assert "* run on_train_end" in told.err
 
 
 def test_a_tracker_that_is_not_installed_is_refused_at_once(clip_set, tmp_path, monkeypatch):
