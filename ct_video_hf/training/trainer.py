@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import os
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from transformers import (
-    EarlyStoppingCallback,
-    PreTrainedModel,
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-)
-from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
+from transformers.trainer_utils import EvalLoopOutput
 
 from ..errors import CTVideoError
 from ..evaluation import point_metrics
@@ -26,22 +15,18 @@ from ..evaluation.metrics import log_loss
 from ..evaluation.score import ClassifierInput
 from ..evaluation.tables import clip_table, in_order, predictions_from
 from ..models.transformers_video import accept_clips
-from ..progress import no_transformers_bars
 from ..workers import QuietSpawnContext
 from .arguments import CTTrainingArguments
 from .callbacks import AverageWeights, ProgressOnStderr, StopStaysStopped, TrainingLog
-from .checkpoints import best_beside, load_weights, mark_complete
-from .ema import WeightAverage
 from .groups import groups_by_plan, plan_rates
 from .loss import TrainingLoss, positive_weights
 from .memory import to_channels_last
 from .pushes import PushesToHub
 from .sampler import ClipSampler
+from .saving import KeepsCheckpoints
 from .sharding import ShardsAreThere, check_deepspeed, choose_units, share_on_cpu
 
 __all__ = ["CTTrainer", "collate_clips"]
-
-logger = logging.getLogger(__name__)
 
 
 def collate_clips(items: list[dict]) -> dict[str, torch.Tensor]:
@@ -70,16 +55,16 @@ def _check_labels(config, dataset) -> None:
         )
 
 
-class CTTrainer(PushesToHub, Trainer):
+class CTTrainer(KeepsCheckpoints, PushesToHub, Trainer):
     """Finetunes a video classifier on clips and scores it on clips and studies.
 
     What it adds to ``transformers.Trainer``: clips are drawn by class (:class:`.ClipSampler`) as a
     function of seed and epoch; evaluation gathers clip logits with their studies from all
     processes, counts each clip once and computes ``clip/...`` and ``study/...`` metrics; a loss
     that is not finite stops the run and names the studies; a checkpoint counts as written only
-    when it is whole; with ``args.push_to_hub`` every push is a whole model (:class:`.PushesToHub`).
-    The rule that makes study scores (``args.aggregation``, ``args.top_k``) is
-    set in the model's configuration.
+    when it is whole (:class:`.KeepsCheckpoints`); with ``args.push_to_hub`` every push is a whole
+    model (:class:`.PushesToHub`). The rule that makes study scores (``args.aggregation``,
+    ``args.top_k``) is set in the model's configuration.
 
     Parameters
     ----------
@@ -131,7 +116,6 @@ class CTTrainer(PushesToHub, Trainer):
         self.predictions: pd.DataFrame | None = None
         self.features: np.ndarray | None = None
         self.keep_features = False
-        self.average: WeightAverage | None = None
         self.loss = self._make_loss()
         self._sampler: ClipSampler | None = None
         self._replace_callbacks()
@@ -190,17 +174,6 @@ class CTTrainer(PushesToHub, Trainer):
             return super()._get_dataloader(*args, **kwargs)
         finally:
             self.args.dataloader_multiprocessing_context = said
-
-    def _init_training_state(
-        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
-    ):
-        """As in transformers, but a resumed run may lie elsewhere than when it was saved."""
-        counts = super()._init_training_state(
-            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
-        )
-        if resume_from_checkpoint is not None and self.args.load_best_model_at_end:
-            self.state.best_model_checkpoint = best_beside(resume_from_checkpoint)
-        return counts
 
     def _run_epoch(self, *args, epoch: int, **kwargs) -> None:
         if self.control.should_training_stop:  # resumed after an early stop
@@ -363,83 +336,3 @@ class CTTrainer(PushesToHub, Trainer):
             # On the loss (the paper's rule), whatever metric picks the best checkpoint.
             self.lr_scheduler.step(metrics["eval_loss"])
         return metrics
-
-    # ---- saving ----------------------------------------------------------------------------------
-
-    def begin_average(self) -> None:
-        """Begin the running mean of the weights that ``args.ema`` asks for, unless there is one.
-
-        Raises
-        ------
-        CTVideoError
-            No process has all weights (FSDP, DeepSpeed).
-        """
-        if self.args.ema is None or self.average is not None:
-            return
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise CTVideoError(
-                "ema needs all weights on every process, which FSDP and DeepSpeed divide: train "
-                "with DDP or on one process, or leave ema out"
-            )
-        self.average = WeightAverage(self.accelerator.unwrap_model(self.model), self.args.ema)
-
-    def _averaged(self) -> AbstractContextManager:
-        """A block in which the model has the running mean of its weights, where there is one."""
-        return nullcontext() if self.average is None else self.average.applied()
-
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
-        if self._names_itself():
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            load_weights(self.model if model is None else model, resume_from_checkpoint)
-        if self.args.ema is not None:
-            self.begin_average()
-            self.average.load(Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        if self._names_itself():
-            super()._load_best_model()
-        else:
-            load_weights(self.model, self.state.best_model_checkpoint)
-
-    def _names_itself(self) -> bool:
-        """Whether checkpoints hold weights under the model's own names: shards and adapters do."""
-        plain = isinstance(self.model, PreTrainedModel)
-        return self.is_fsdp_enabled or self.is_deepspeed_enabled or not plain
-
-    def save_model(self, output_dir=None, _internal_call=False) -> None:
-        """As in transformers; of shards one whole model, whatever kind of checkpoint is kept."""
-        if not self.is_fsdp_enabled:
-            super().save_model(output_dir, _internal_call)
-            return
-        self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
-
-    def _save(self, output_dir=None, state_dict=None) -> None:
-        with no_transformers_bars():
-            super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            # A pickle of this machine's paths, which nothing here reads.
-            folder = Path(self.args.output_dir if output_dir is None else output_dir)
-            (folder / "training_args.bin").unlink(missing_ok=True)
-
-    def _save_checkpoint(self, model, trial) -> None:
-        """Save, mark the checkpoint whole, and only then let older ones go."""
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            with self._averaged():
-                super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if not self.args.should_save:
-            return
-        run_dir = self._get_output_dir(trial)
-        folder = os.path.join(run_dir, f"checkpoint-{self.state.global_step}")
-        if self.average is not None:
-            self.average.save(Path(folder))
-        mark_complete(folder, step=self.state.global_step, processes=self.args.world_size)
-        rotate_checkpoints(
-            output_dir=run_dir,
-            save_total_limit=limit,
-            best_model_checkpoint=self.state.best_model_checkpoint,
-        )

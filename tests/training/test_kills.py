@@ -33,7 +33,7 @@ GIVEN = OPTIONS | {
 KILLED = """
 import json, os, shutil, signal, sys
 from pathlib import Path
-from ct_video_hf.training import ema, finish, run, trainer
+from ct_video_hf.training import ema, finish, run, saving
 moment, count, given = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 left = [count]
 
@@ -59,7 +59,7 @@ def half_moved(stage, target, **_):
 
 moments = {
     "half a checkpoint": lambda: kill_in(ema, "replacing"),
-    "half deleted": lambda: kill_in(trainer, "rotate_checkpoints", half_deleted),
+    "half deleted": lambda: kill_in(saving, "rotate_checkpoints", half_deleted),
     "half moved": lambda: kill_in(finish, "move_into_place", half_moved),
 }
 moments[moment]()
