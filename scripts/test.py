@@ -24,7 +24,7 @@ def main() -> int:
     checks = [
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
-        ["pytest", "-n", str(min(4, os.cpu_count() or 1)), *arguments],
+        ["pytest", "-n", str(min(4, os.cpu_count() or 1)), "--dist", "worksteal", *arguments],
     ]
     for check in checks[2:] if arguments else checks:
         print(f"$ {' '.join(check)}", flush=True)
