@@ -104,21 +104,17 @@ def run(args: argparse.Namespace) -> int:
         "label_from": rules["study_label"],
     }
     calibration = _calibration(args, table, how, held)
-    report = evaluate_predictions(
-        table,
-        resamples=args.resamples,
-        seed=args.seed,
-        left_out=left_out,
-        calibration=None if args.calibrate else calibration,
-        **how,
-    )
+    shown = None if args.calibrate else calibration  # on what it was fitted on it would flatter
+    draws = {"resamples": args.resamples, "seed": args.seed}
+    report = evaluate_predictions(table, left_out=left_out, calibration=shown, **draws, **how)
     if exact is not None:
-        draws = {"resamples": args.resamples, "seed": args.seed}
         truth, computed_by = exact
         found = compare_arithmetic(truth, table, **draws, **how)
         report["arithmetic"] = found | {"computed_by": computed_by}
     if args.out is not None:
-        _write(Path(args.out), table, report, how, args, calibration)
+        from ..evaluation.evidence import write_report
+
+        write_report(Path(args.out), table, report, shown, **draws, **how)
     if args.json:
         print(json.dumps(report, indent=2, allow_nan=False))
     else:
@@ -213,26 +209,3 @@ def _calibration(
         print(f"calibration written to {args.model}: {calibration.words()}", file=sys.stderr)
         return calibration
     return held if held is not None and holds_for(held, table, how) else None
-
-
-def _write(
-    out: Path, table, report: dict, how: dict, args: argparse.Namespace, calibration
-) -> None:
-    from ..evaluation import write_json, write_predictions
-    from ..evaluation.figures import write_figures
-    from ..evaluation.figures_labels import write_label_figures
-
-    write_predictions(table, out)
-    if "labels" in report:
-        write_label_figures(report, out / "figures")
-        write_json(report, out / "metrics.json")
-        return
-    write_figures(
-        table,
-        out / "figures",
-        calibration=None if args.calibrate else calibration,
-        resamples=args.resamples,
-        seed=args.seed,
-        **how,
-    )
-    write_json(report, out / "metrics.json")

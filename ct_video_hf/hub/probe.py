@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import shutil
@@ -15,15 +14,8 @@ import torch
 from ..data import load_ct_dataset
 from ..data.label_choice import choose_labels
 from ..errors import CTVideoError
-from ..evaluation import (
-    calibrate_table,
-    evaluate_predictions,
-    point_metrics,
-    write_json,
-    write_predictions,
-)
-from ..evaluation.figures import write_figures
-from ..evaluation.figures_labels import write_label_figures
+from ..evaluation import point_metrics, write_json
+from ..evaluation.evidence import Evidence, gather_evidence
 from ..evaluation.tables import left_out, predictions_from, with_attention
 from ..training.attention import bags_of, fit_attention
 from ..training.counts import count_split
@@ -36,8 +28,6 @@ from .card import write_model_card
 from .model_folder import save_model_folder
 
 __all__ = ["fit_probe"]
-
-logger = logging.getLogger(__name__)
 
 
 def fit_probe(
@@ -125,6 +115,14 @@ def fit_probe(
         for split in ("validation", "test")
         if split in parts
     }
+    evidence = gather_evidence(
+        tables,
+        {split: left_out(parts[split]) for split in tables},
+        calibration="temperature",
+        rules=rules,
+        resamples=resamples,
+        seed=seed,
+    )
     record = {
         "command": None if command is None else public_command(command),
         "arguments": {
@@ -154,10 +152,8 @@ def fit_probe(
         record = {**loaded.training, "arguments": arguments, "attention": record.get("attention")}
     model = _with_head(loaded.model, head, [str(name) for name in choice.names], several, rules)
     record["parameters"] = sum(value.numel() for value in model.parameters())
-    kept = [] if attention is None else [attention]
-    return _save(
-        model, loaded.processor, output, parts, tables, record, rules, resamples, seed, kept
-    )
+    _save(model, loaded.processor, output, attention, evidence, record)
+    return evidence.metrics or {}
 
 
 def _own_labels(loaded: Any) -> list[str] | None:
@@ -258,36 +254,16 @@ def _with_head(model, head, names: list[str], several, rules: dict):
 
 
 def _save(
-    model, processor, output, parts, tables, record, rules, resamples: int, seed: int, kept: list
-) -> dict[str, Any]:
+    model, processor, output: Path, attention, evidence: Evidence, record: dict[str, Any]
+) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     hidden = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     stage = hidden / output.name
     try:
         save_model_folder(model, processor, stage)
-        for part in kept:
-            part.write(stage)
-        scored = next((split for split in ("test", "validation") if split in tables), None)
-        calibration = _calibration(tables.get("validation"), rules)
-        if calibration is not None:
-            calibration.write(stage)
-        held = calibration if scored == "test" else None
-        metrics: dict[str, Any] = {}
-        if scored:
-            metrics = evaluate_predictions(
-                tables[scored], **rules, resamples=resamples, seed=seed, calibration=held,
-                left_out=left_out(parts[scored]),
-            )  # fmt: skip
-            write_json(metrics, stage / "metrics.json")
-            for split, table in tables.items():
-                name = "predictions" if split == scored else f"predictions_{split}"
-                write_predictions(table, stage, name)
-            figures = stage / "figures"
-            if "labels" in metrics:
-                write_label_figures(metrics, figures)
-            else:
-                draws = {"resamples": resamples, "seed": seed}
-                write_figures(tables[scored], figures, calibration=held, **draws, **rules)
+        if attention is not None:
+            attention.write(stage)
+        evidence.write(stage)
         write_json(record, stage / "training_config.json")
         write_model_card(stage)
         if output.exists():
@@ -295,14 +271,3 @@ def _save(
         os.replace(stage, output)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
-    return metrics
-
-
-def _calibration(validation, rules: dict):
-    if validation is None:
-        return None
-    try:
-        return calibrate_table(validation, "temperature", **rules)
-    except CTVideoError as error:
-        logger.warning("the model is not calibrated: %s", error)
-        return None

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import AutoModelForVideoClassification
 
-from ..errors import CTVideoError
-from ..evaluation import (
-    Calibration,
-    LabelCalibrations,
-    calibrate_table,
-    evaluate_predictions,
-    write_json,
-    write_predictions,
-)
-from ..evaluation.figures import plot_learning_curve, write_figures
-from ..evaluation.figures_labels import write_label_figures
+from ..evaluation import write_json
+from ..evaluation.evidence import Evidence, gather_evidence
+from ..evaluation.figures import plot_learning_curve
 from ..evaluation.style import in_both_themes
 from ..evaluation.tables import left_out, with_attention
 from ..files import move_into_place
@@ -33,11 +23,9 @@ from .callbacks import LOG_NAME
 from .checkpoints import remove_all
 from .features import weights_hash
 from .inputs import as_scored
-from .run_folder import CONFIG_NAME, METRICS_NAME, OPTIONS_NAME, RunResult
+from .run_folder import CONFIG_NAME, OPTIONS_NAME, RunResult
 
 __all__ = ["finish"]
-
-logger = logging.getLogger(__name__)
 
 
 def finish(trainer, parts, options, record: dict, write_card) -> RunResult:
@@ -55,19 +43,7 @@ def finish(trainer, parts, options, record: dict, write_card) -> RunResult:
     trainer.save_model(str(stage), _internal_call=True)
     state.wait_for_everyone()
     tables, head = _score(trainer, parts, options, stage)
-    scored = "test" if "test" in tables else "validation" if "validation" in tables else None
-    calibration = _calibration(tables.get("validation"), options)
-    metrics = None
-    if scored:
-        metrics = evaluate_predictions(
-            tables[scored],
-            **_rules(options),
-            resamples=options["resamples"],
-            seed=options["seed"],
-            left_out=left_out(parts[scored]),
-            # on the studies that it was fitted on it would only flatter
-            calibration=calibration if scored == "test" else None,
-        )
+    evidence = _gather(tables, parts, options)
     if state.is_main_process:
         if head is not None:
             head.write(stage)
@@ -75,9 +51,13 @@ def finish(trainer, parts, options, record: dict, write_card) -> RunResult:
         files = sorted(stage.glob("*.safetensors"))
         record |= {"model_files": {file.name: sha256_of(file) for file in files}}
         write_json(record, stage / CONFIG_NAME)
-        if calibration is not None:
-            calibration.write(stage)
-        _write_evidence(stage, tables, scored, metrics, trainer, options, calibration)
+        evidence.write(stage)
+        in_both_themes(
+            plot_learning_curve,
+            trainer.state.log_history,
+            path=stage / "figures" / "learning_curve.png",
+            metric=options["metric"],
+        )
         if write_card is not None:
             shutil.copyfile(output / LOG_NAME, stage / LOG_NAME)
             write_card(stage)
@@ -86,7 +66,7 @@ def finish(trainer, parts, options, record: dict, write_card) -> RunResult:
         if not options["keep_checkpoints"]:
             remove_all(output)
     state.wait_for_everyone()
-    return RunResult(output, metrics, record)
+    return RunResult(output, evidence.metrics, record)
 
 
 def _score(trainer, parts, options: dict, stage: Path):
@@ -129,50 +109,17 @@ def _score(trainer, parts, options: dict, stage: Path):
     return tables, head
 
 
-def _rules(options: dict) -> dict[str, Any]:
-    """How clips become studies, as the evaluation room calls it."""
-    return {
+def _gather(tables: dict, parts: dict, options: dict) -> Evidence:
+    rules = {
         "aggregation": options["aggregation"],
         "top_k": options["top_k"],
         "label_from": options["study_label"],
     }
-
-
-def _calibration(validation, options: dict) -> Calibration | LabelCalibrations | None:
-    """Fitted on the validation studies; None, with a word, where that is not possible."""
-    if options["calibration"] == "none" or validation is None:
-        return None
-    try:
-        found = calibrate_table(validation, options["calibration"], **_rules(options))
-    except CTVideoError as error:
-        logger.warning("the model is not calibrated: %s", error)
-        return None
-    for label, reason in getattr(found, "missing", {}).items():
-        logger.warning("the label %s is not calibrated: %s", label, reason)
-    return found
-
-
-def _write_evidence(stage: Path, tables, scored, metrics, trainer, options, calibration) -> None:
-    for role, table in tables.items():
-        name = "predictions" if role == scored else f"predictions_{role}"
-        write_predictions(table, stage, name)
-    figures = stage / "figures"
-    in_both_themes(
-        plot_learning_curve,
-        trainer.state.log_history,
-        path=figures / "learning_curve.png",
-        metric=options["metric"],
+    return gather_evidence(
+        tables,
+        {role: left_out(parts[role]) for role in tables},
+        calibration=options["calibration"],
+        rules=rules,
+        resamples=options["resamples"],
+        seed=options["seed"],
     )
-    if scored:
-        write_json(metrics, stage / METRICS_NAME)
-    if scored and "labels" in metrics:
-        write_label_figures(metrics, figures)
-    elif scored:
-        write_figures(
-            tables[scored],
-            figures,
-            calibration=calibration if scored == "test" else None,
-            resamples=options["resamples"],
-            seed=options["seed"],
-            **_rules(options),
-        )
