@@ -19,6 +19,7 @@ nothing is written. The graph takes any number of clips of the processor's size,
   ct-video-hf predict my_model_onnx scan/
 
 Prediction is the same as with the model, but for maps (--saliency), which need the network itself.
+The Hub gets the model and not its graph, see `ct-video-hf push --help`.
 Needs the extra: pip install "ct-video-hf[export]". Not for clinical use.
 """
 

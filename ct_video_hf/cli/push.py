@@ -13,7 +13,8 @@ _EPILOG = """\
 A model folder becomes a model repository in one commit: weights, configuration, processor, code,
 calibration, metrics, figures and a card for that name. Predictions, checkpoints and names of
 studies stay at home; a guard refuses scans, prepared sets, paths of this machine and secrets. Every
-file's hash on the Hub is compared afterwards.
+file's hash on the Hub is compared afterwards. An exported model is refused: push the model that it
+was made of, from which everybody exports the graph.
 
   ct-video-hf push my_model me/my-model --dry-run
   ct-video-hf push my_model me/my-model --license cc-by-4.0

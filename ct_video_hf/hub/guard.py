@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CTVideoError
+from .card_export import PARITY_FILE
 from .card_figures import FIGURES
 from .guard_files import foreign_attention, foreign_tensors, problems_of, without_studies
 from .model_folder import check_model_folder
@@ -65,15 +66,21 @@ def plan_upload(folder: Path) -> Plan:
     Raises
     ------
     CTVideoError
-        The folder is a prepared set, holds scans or tables of patients anywhere, is no sound model
-        folder, or something that would go is a link that leaves the folder, holds identifiers,
-        secrets or a path of a machine, text beside a picture, tensors that are no part of the
-        network, or code that is not this package's.
+        The folder is a prepared set or an exported model, holds scans or tables of patients
+        anywhere, is no sound model folder, or something that would go is a link that leaves the
+        folder, holds identifiers, secrets or a path of a machine, text beside a picture, tensors
+        that are no part of the network, or code that is not this package's.
     """
     if (folder / "parameters.json").is_file() or (folder / "private").is_dir():
         raise CTVideoError(
             f"{folder.name} is a prepared set, not a model: patients' scans do not go to a model "
             "repository."
+        )
+    if (folder / PARITY_FILE).is_file():
+        raise CTVideoError(
+            f"{folder.name} is not pushed: it is an exported model, and nobody can tell what its "
+            "graph holds beside the network. Push the model that it was made of; whoever wants the "
+            "graph makes it from there: ct-video-hf export REPO OUT --format onnx (or openvino)."
         )
     files: dict[str, Path | bytes] = {}
     left_out = []

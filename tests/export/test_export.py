@@ -22,8 +22,10 @@ from ct_video_hf.evaluation.calibration import Calibration
 from ct_video_hf.export import export_model
 from ct_video_hf.export import folder as exporting
 from ct_video_hf.hub import check_model_card
+from ct_video_hf.hub.guard import plan_upload
 from ct_video_hf.inference import ModelLoadError, load_model
 from ct_video_hf.inference.exported import FORMATS
+from tests.support.attention import write_attention
 from tests.support.loopback_hub import COMMIT, LoopbackHub
 from tests.support.prediction import SPACING, chest_hu, tiny_model_folder
 
@@ -170,7 +172,10 @@ def test_an_export_that_stops_leaves_nothing(
 def test_what_is_not_exported(model, exports, tmp_path, capsys):
     (tmp_path / "there").mkdir()
     (tmp_path / "empty").mkdir()
+    attentive = tiny_model_folder(tmp_path / "attentive", study_aggregation="attention")
+    write_attention(attentive)
     for arguments, words in (
+        ((attentive, tmp_path / "out"), "attentive makes study scores by learned attention"),
         ((model, tmp_path / "there"), "there exists already"),
         ((exports["onnx"], tmp_path / "out"), "is an exported model already"),
         ((tmp_path / "empty", tmp_path / "out"), "is not a model folder"),
@@ -183,6 +188,29 @@ def test_what_is_not_exported(model, exports, tmp_path, capsys):
             main(["export", str(model), str(tmp_path / "out"), *wrong])
         assert stopped.value.code == 2
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_push_of_a_graph_is_refused_with_what_to_do_instead(exports, capsys, format):
+    """Before a Hub is asked; a dry run, too."""
+    for also in ([], ["--dry-run"]):
+        assert main(["push", str(exports[format]), "me/graph", *also, "--quiet"]) == 1
+        error = capsys.readouterr().err
+        assert f"{format} is not pushed: it is an exported model" in error
+        assert "Push the model that it was made of" in error
+        assert "ct-video-hf export REPO OUT" in error
+
+
+def test_a_graph_beside_weights_does_not_go_along(model, exports, tmp_path):
+    """Whether the folder owns up to it or not."""
+    both = Path(shutil.copytree(model, tmp_path / "both"))
+    shutil.copyfile(exports["onnx"] / "model.onnx", both / "model.onnx")
+    plan = plan_upload(both)
+    assert "model.onnx" in plan.left_out
+    assert "model.onnx" not in plan.files
+    shutil.copyfile(exports["onnx"] / "parity.json", both / "parity.json")
+    with pytest.raises(CTVideoError, match="is an exported model"):
+        plan_upload(both)
 
 
 @pytest.mark.parametrize("format", FORMATS)
