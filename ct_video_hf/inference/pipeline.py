@@ -199,7 +199,8 @@ class CTVideoPipeline:
             ``probability``, ``score``, ``calibrated``, ``calibration`` and ``operating_points``),
             ``operating_points`` (of a calibrated label), ``aggregation``,
             ``test_time_augmentation``, ``clips`` (see :func:`.results.clip_rows`), ``key_slices``
-            and ``key_slice_rule`` (see :func:`.results.key_slices`), ``report``, ``model``,
+            and ``key_slice_rule`` (see :func:`.results.key_slices`; by scores of clips, also where
+            learned attention makes the study's score), ``report``, ``model``,
             ``precision``, ``backend``,
             ``timings_s``, ``slice_relevance`` (see :func:`.results.along_the_body`; None where the
             network does not tell). Of several scans each also has ``study``: the path below the

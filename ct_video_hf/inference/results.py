@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KEY_SLICE_RULE",
     "KEY_SLICE_RULE_CLIPS",
+    "NOT_BY_ATTENTION",
     "along_the_body",
     "clip_rows",
     "key_slice",
@@ -33,6 +34,10 @@ KEY_SLICE_RULE = (
 )
 #: How they are chosen where it does not.
 KEY_SLICE_RULE_CLIPS = "Key slices: the middle slices of the clips with the highest scores."
+#: Follows the rule where learned attention makes the study's score. Key slices are where to look
+#: for the finding, and the network's own classifier tells that slice by slice; a clip may weigh
+#: much because it speaks against the label, and attention knows no slices.
+NOT_BY_ATTENTION = "Learned attention does not count here."
 
 _KEY_SLICES = 5
 
@@ -147,7 +152,8 @@ def key_slices(
 
     Each has ``index`` (from the feet), ``z_mm``, ``source_index``, ``score`` (of the clip that
     brought it in) and ``relevance`` (0..1 within that clip, None where the network does not tell);
-    with ``include_ids`` also ``sop_instance_uid``.
+    with ``include_ids`` also ``sop_instance_uid``. Under learned attention, too, they follow the
+    scores of clips, and the rule says so: see :data:`NOT_BY_ATTENTION`.
 
     Parameters
     ----------
@@ -164,6 +170,8 @@ def key_slices(
         key_slice(volume, index, clips[clip]["score"], share, include_ids=include_ids)
         for index, clip, share in chosen
     ]
+    if any("attention" in clip for clip in clips):
+        rule = f"{rule} {NOT_BY_ATTENTION}"
     return rows, rule
 
 

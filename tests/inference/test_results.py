@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ct_video_hf.inference.localization import clip_forward, slice_relevance
-from ct_video_hf.inference.results import key_slices, log_odds, sigmoid
+from ct_video_hf.inference.results import NOT_BY_ATTENTION, key_slices, log_odds, sigmoid
 from tests.support.prediction import chest_hu, tiny_model, tiny_processor, volume_of
 
 
@@ -80,3 +80,17 @@ def test_key_slices_without_activation_are_the_middles_of_clips(relevance):
     assert [key["index"] for key in keys] == [23, 35, 7]
     assert all(key["relevance"] is None for key in keys)
     assert "middle" in rule
+
+
+@pytest.mark.parametrize("relevance", [None, np.eye(2, 16)])
+def test_key_slices_follow_scores_where_attention_makes_the_study_score(relevance):
+    """A clip may weigh much because it speaks against the label; the rule says what counts."""
+    volume = volume_of(chest_hu(32))
+    clips = [clip(0, 16, 0.9), clip(16, 32, 0.1)]
+    rows, rule = key_slices(volume, clips, relevance, 16, include_ids=False)
+    weighed = [one | {"attention": share} for one, share in zip(clips, (0.01, 0.99), strict=True)]
+    assert key_slices(volume, weighed, relevance, 16, include_ids=False) == (
+        rows,
+        f"{rule} {NOT_BY_ATTENTION}",
+    )
+    assert rows[0]["score"] == 0.9
