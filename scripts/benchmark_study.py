@@ -12,6 +12,8 @@ Each way is a process of its own, and the ways take turns. Ours reads two studie
 for recording and checking the network (setup), which later ones of the same process do not.
 Memory is the process's peak, with Python, PyTorch, the network and the study. Files come from the
 operating system's cache. Needs this checkout: the originals stand in tests/models/originals.
+Slices smaller than the planes are refused: cv2's INTER_AREA, which the published way enlarges with
+too, then repeats pixels, while ours interpolates, so that the clips would not be the same.
 """
 
 from __future__ import annotations
@@ -53,9 +55,23 @@ def processor_of(name: str, stride: int) -> Any:
     )
 
 
+def published_clip(volume: Any, start: int, processor: Any) -> Any:
+    """A clip of the published way: cut, filled up with air, cropped, windowed, three channels."""
+    import numpy as np
+    import torch
+
+    frames, side = processor.num_frames, processor.plane_size
+    (center, width), *_ = processor.windows
+    clip = volume[start : start + frames]
+    air = np.full((frames - len(clip), *volume.shape[1:]), -1024, np.float32)
+    edge = (volume.shape[1] - side) // 2
+    clip = np.concatenate([clip, air])[:, edge : edge + side, edge : edge + side]
+    clip = np.clip((clip - (center - width / 2)) / width, 0, 1)
+    return torch.from_numpy(np.stack([clip] * 3, axis=1)[None])
+
+
 def published(name: str, folder: Path, stride: int) -> dict[str, Any]:
     """One study the published way."""
-    import numpy as np
     import torch
     from benchmark_models import networks
     from benchmark_reading import SIZE, published
@@ -67,21 +83,15 @@ def published(name: str, folder: Path, stride: int) -> dict[str, Any]:
     read, frames, side = published(), processor.num_frames, processor.plane_size
     if processor.size != SIZE:
         raise SystemExit(f"the published reader gives {SIZE} pixels, {name} takes {processor.size}")
-    (center, width), *_ = processor.windows
     with torch.no_grad():
         feed(network, torch.zeros(1, frames, 3, side, side))
         timings, logits = dict.fromkeys(PARTS, 0.0), []
         begin = time.perf_counter()
         volume = read(folder)
         timings["read"] = time.perf_counter() - begin
-        edge = (SIZE - side) // 2
         for start in processor.clip_starts(len(volume)):
             begin = time.perf_counter()
-            clip = volume[start : start + frames]
-            air = np.full((frames - len(clip), SIZE, SIZE), -1024, np.float32)
-            clip = np.concatenate([clip, air])[:, edge : edge + side, edge : edge + side]
-            clip = np.clip((clip - (center - width / 2)) / width, 0, 1)
-            pixels = torch.from_numpy(np.stack([clip] * 3, axis=1)[None])
+            pixels = published_clip(volume, start, processor)
             ready = time.perf_counter()
             logits.append(feed(network, pixels)[0].tolist())
             timings["prepare"] += ready - begin
@@ -214,7 +224,10 @@ def main() -> int:
         print(json.dumps(measure(args.backbones[0], args.measure, args.folder, args.stride)))
         return 0
     from benchmark_models import machine
-    from benchmark_reading import SYNTAXES
+    from benchmark_reading import SIZE, SYNTAXES
+
+    if args.side < SIZE:
+        parser.error(f"--side {args.side}: at least {SIZE}, or the ways enlarge differently")
 
     from ct_video_hf.dicom.write import write_series
     from tests.support.prediction import chest_hu
