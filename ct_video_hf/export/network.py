@@ -8,6 +8,7 @@ program holds them like any others and whatever runs it needs no differentiation
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,7 +80,9 @@ def to_record(model: nn.Module, clip: torch.Tensor) -> nn.Module:
 def record(network: nn.Module, clip: torch.Tensor) -> ExportedProgram:
     """The program of a module from :func:`to_record`, for any number of clips like ``clip``."""
     clips = clip.repeat(2, 1, 1, 1, 1)  # a size of 1 would be taken for a constant
-    with torch.no_grad(), _PlainOperations():
+    with torch.no_grad(), _PlainOperations(), warnings.catch_warnings():
+        # a recurrent layer makes the list of its weights anew, which changes nothing
+        warnings.filterwarnings("ignore", r"The tensor attributes? .* assigned during export")
         return torch.export.export(
             network, (clips,), dynamic_shapes=({0: Dim("clips", min=1)},), strict=False
         )
