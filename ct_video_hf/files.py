@@ -38,7 +38,10 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def check_writable(folder: str | os.PathLike) -> None:
-    """Make a folder and try to write in it, before work whose result shall go there.
+    """Try to write in a folder, before work whose result shall go there; nothing is left of it.
+
+    A folder that is not there yet is not made: work that is refused would leave it empty. The
+    nearest one above it is tried.
 
     Raises
     ------
@@ -46,9 +49,11 @@ def check_writable(folder: str | os.PathLike) -> None:
         When nothing can be written there.
     """
     folder = Path(folder)
+    nearest = folder.absolute()
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         reason = error.strerror or error

@@ -64,6 +64,13 @@ def test_evaluate_again_from_the_table_needs_no_model(trained, capsys):
     assert json.loads(capsys.readouterr().out)["aggregation"] == "noisy_or"
 
 
+def test_a_refusal_leaves_no_empty_folder(tmp_path, capsys):
+    line = ["--predictions", str(tmp_path / "none.parquet"), "--out", str(tmp_path / "a" / "b")]
+    assert main(["evaluate", *line]) == 1
+    assert "none.parquet" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_evaluate_wrong_use(trained, capsys):
     for line in ([str(trained)], [str(trained), "set", "--predictions", "x.csv"]):
         with pytest.raises(SystemExit) as leave:
