@@ -15,9 +15,11 @@ from tests.support.demo_server import PATIENCE, Demo, Visitor
 from tests.support.hostile_uploads import (
     EXCERPT,
     HOSTILE,
+    MARKUP,
     NAME,
     chest_files,
     excerpt,
+    marked_up,
     zipped,
 )
 from tests.support.prediction import tiny_model_folder
@@ -117,6 +119,35 @@ def test_a_bad_upload_is_an_answer_and_no_end(demo, visitor, tmp_path, name):
     assert NAME not in words
     assert gone(uploads)
     assert demo.process.poll() is None
+
+
+def test_markup_in_headers_and_names_stays_text(visitor, tmp_path):
+    uploads = visitor.upload(marked_up(tmp_path / "scan.zip"))
+    html = visitor.press("ctv-run", uploads)
+    report = visitor.look(html, "get/report.html").text
+    assert "ct-viewer" in html
+    assert "&lt;img" in html  # the name of the scanner is shown
+    for text in (html, report):
+        assert MARKUP not in text
+        assert "<img src=x" not in text
+
+
+def test_thousands_of_files_are_taken_or_told(visitor, tmp_path):
+    """As many as a page names to the server with all that it knows of each."""
+    (tmp_path / "tiny.dcm").write_bytes(b"x")
+    (upload,) = visitor.upload(tmp_path / "tiny.dcm")
+    place = Path(upload["path"])
+    many = []
+    for number in range(10_000):
+        path = place.with_name(f"slice_{number:05d}.dcm")
+        path.write_bytes(b"x")
+        many.append(upload | {
+            "path": str(path), "orig_name": path.name, "size": 1, "mime_type": "application/dicom",
+            "url": f"{visitor.demo.url}/gradio_api/file={path}",
+        })  # fmt: skip
+    assert "DICOM" in words_of(visitor.press("ctv-run", many[:4000]))
+    assert "10,000 files" in words_of(visitor.press("ctv-run", many))
+    assert gone(many)
 
 
 def test_nothing_and_too_much_at_once(visitor, tmp_path):
