@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .prepare_options import FRACTIONS, SPLIT_SEED, add_options
 
 if TYPE_CHECKING:
-    from ..data.prepared import PrepareOptions, PrepareSummary
+    from ..data.prepare_options import PrepareOptions, PrepareSummary
 
 __all__ = ["NAMES", "add_arguments", "run"]
 
@@ -164,7 +164,7 @@ def _labels_only(args: argparse.Namespace, source_options: dict[str, Any]) -> in
 
 
 def _options(args: argparse.Namespace) -> PrepareOptions:
-    from ..data.prepared import PrepareOptions
+    from ..data.prepare_options import PrepareOptions
 
     return PrepareOptions(
         size=args.size,

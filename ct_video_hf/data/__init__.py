@@ -20,9 +20,9 @@ _EXPORTS = {
     "ClipIndex": "clips",
     "ClipTransform": "transforms",
     "LabelsTable": "labels",
-    "PrepareOptions": "prepared",
-    "PrepareSummary": "prepared",
-    "Provenance": "prepared",
+    "PrepareOptions": "prepare_options",
+    "PrepareSummary": "prepare_options",
+    "Provenance": "prepare_options",
     "SOURCES": "sources",
     "SliceMarks": "marks",
     "StudyEntry": "labels",
@@ -94,12 +94,8 @@ if TYPE_CHECKING:
     from .loading import load_prepared, summarize_set, verify_set
     from .manifest import read_manifest
     from .marks import SliceMarks
-    from .prepared import (
-        PrepareOptions,
-        PrepareSummary,
-        Provenance,
-        prepare_table,
-    )
+    from .prepare_options import PrepareOptions, PrepareSummary, Provenance
+    from .prepared import prepare_table
     from .sampling import CLASS_MASS, clip_sampling_weights
     from .sharing import refuse_public
     from .side_tables import load_side_table

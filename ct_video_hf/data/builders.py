@@ -21,7 +21,8 @@ from .hub_sets import is_repo_id, load_from_hub
 from .labels import SPLITS
 from .loading import load_prepared, study_files
 from .manifest import digest_of, read_manifest
-from .prepared import PrepareOptions, prepare_table
+from .prepare_options import PrepareOptions
+from .prepared import prepare_table
 from .row_file import read_row
 from .rows import SCHEMA
 from .sources import GENERATED, SOURCES, open_source
@@ -206,8 +207,8 @@ def load_ct_dataset(
     revision : str, optional
         Commit, branch or tag of a Hub repository.
     **options
-        Fields of :class:`.prepared.PrepareOptions` (``size``, ``policy``, ...) and options of the
-        source, as its function in :mod:`.sources` takes them.
+        Fields of :class:`.prepare_options.PrepareOptions` (``size``, ``policy``, ...) and options
+        of the source, as its function in :mod:`.sources` takes them.
 
     Returns
     -------

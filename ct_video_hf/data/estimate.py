@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .labels import LabelsTable, StudyEntry
-from .prepared import PrepareOptions
+from .prepare_options import PrepareOptions
 from .worker import StudyTask, prepare_study, release_memory
 
 __all__ = ["estimate_set"]

@@ -12,7 +12,7 @@ import numpy as np
 from ..models.hu_clips import clip_start_indices
 from .phantom import PhantomParameters
 from .phantom_video import VideoParameters
-from .prepared import PrepareOptions
+from .prepare_options import PrepareOptions
 from .sources import GENERATED, SOURCES
 
 __all__ = ["ExpectedSet", "expected_set"]

@@ -25,7 +25,7 @@ import numpy as np
 from .errors import CTDataError
 from .labels import LabelsTable, StudyEntry
 from .marks import UNKNOWN, SliceMarks
-from .prepared import Provenance
+from .prepare_options import Provenance
 from .rsna_labels import EXAM_WEIGHTS, IMAGE_LABEL, IMAGE_WEIGHT, OFFICIAL_LABELS, STUDY_LABELS
 from .rsna_table import SliceTable, read_slice_table
 

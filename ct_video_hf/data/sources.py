@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import CTDataError
 from .labels import LabelsTable, table_of_studies
 from .labels_table import read_labels_table, read_labels_tables
-from .prepared import PrepareOptions, PrepareSummary, Provenance, prepare_table
+from .prepare_options import PrepareOptions, PrepareSummary, Provenance
+from .prepared import prepare_table
 from .splits import read_split_file
 from .table_layout import TableLayout
 

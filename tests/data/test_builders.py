@@ -7,7 +7,7 @@ from datasets import DatasetDict, IterableDataset, load_dataset
 from ct_video_hf import load_ct_dataset
 from ct_video_hf.data.builders import CTPreparedSet, CTSources
 from ct_video_hf.data.errors import CTDataError
-from ct_video_hf.data.prepared import PrepareOptions
+from ct_video_hf.data.prepare_options import PrepareOptions
 from ct_video_hf.data.sources import SOURCES, prepare
 from tests.support.dicom_folders import write_folder_set
 

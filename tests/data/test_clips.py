@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from ct_video_hf.data.clips import ClipIndex, CTClipDataset, build_clip_index
 from ct_video_hf.data.errors import CTDataError
 from ct_video_hf.data.loading import load_prepared, study_files
-from ct_video_hf.data.prepared import PrepareOptions
+from ct_video_hf.data.prepare_options import PrepareOptions
 from ct_video_hf.data.sources import prepare
 from ct_video_hf.data.transforms import ClipTransform
 from ct_video_hf.models.processing_ct import CTVideoProcessor

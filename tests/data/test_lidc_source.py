@@ -18,7 +18,7 @@ from ct_video_hf.data import build_clip_index, load_prepared, read_manifest
 from ct_video_hf.data.errors import CTDataError
 from ct_video_hf.data.lidc import LabelRule, find_ct_series, lidc_table
 from ct_video_hf.data.lidc.paper_split import paper_order, paper_splits
-from ct_video_hf.data.prepared import PrepareOptions
+from ct_video_hf.data.prepare_options import PrepareOptions
 from ct_video_hf.data.sources import prepare
 from tests.dicom.test_privacy import PLANTED, WORDS
 from tests.support.lidc import (

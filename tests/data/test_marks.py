@@ -7,7 +7,8 @@ from ct_video_hf.data.errors import CTDataError
 from ct_video_hf.data.labels import LabelsTable, SliceMarks, StudyEntry
 from ct_video_hf.data.loading import load_prepared
 from ct_video_hf.data.manifest import read_manifest
-from ct_video_hf.data.prepared import PrepareOptions, prepare_table
+from ct_video_hf.data.prepare_options import PrepareOptions
+from ct_video_hf.data.prepared import prepare_table
 from ct_video_hf.dicom import read_ct
 from tests.support.dicom_folders import write_study
 

@@ -20,7 +20,8 @@ from ct_video_hf.data.labels import table_of_studies
 from ct_video_hf.data.labels_table import read_labels_table
 from ct_video_hf.data.loading import load_prepared, summarize_set, verify_set
 from ct_video_hf.data.manifest import read_manifest
-from ct_video_hf.data.prepared import PrepareOptions, prepare_table
+from ct_video_hf.data.prepare_options import PrepareOptions
+from ct_video_hf.data.prepared import prepare_table
 from ct_video_hf.data.sources import prepare
 from ct_video_hf.data.splits import read_split_file
 from ct_video_hf.data.stored_volume import volume_view

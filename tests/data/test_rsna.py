@@ -16,7 +16,7 @@ from ct_video_hf.data.errors import CTDataError
 from ct_video_hf.data.label_choice import choose_labels
 from ct_video_hf.data.loading import load_prepared, summarize_set
 from ct_video_hf.data.manifest import read_manifest
-from ct_video_hf.data.prepared import PrepareOptions
+from ct_video_hf.data.prepare_options import PrepareOptions
 from ct_video_hf.data.rsna import rsna_pe_table
 from ct_video_hf.data.rsna_labels import (
     EXAM_WEIGHTS,

@@ -4,7 +4,8 @@ from ct_video_hf.data.card import render_data_card
 from ct_video_hf.data.errors import CTDataError
 from ct_video_hf.data.labels import LabelsTable, StudyEntry
 from ct_video_hf.data.manifest import read_manifest
-from ct_video_hf.data.prepared import PrepareOptions, Provenance, prepare_table
+from ct_video_hf.data.prepare_options import PrepareOptions, Provenance
+from ct_video_hf.data.prepared import prepare_table
 from ct_video_hf.data.sharing import reasons_against_sharing, refuse_public
 from ct_video_hf.data.sources import prepare
 from tests.support.dicom_folders import write_study

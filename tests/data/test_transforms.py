@@ -6,7 +6,7 @@ import torch
 from ct_video_hf.data.clips import CTClipDataset, build_clip_index
 from ct_video_hf.data.errors import CTDataError
 from ct_video_hf.data.loading import load_prepared
-from ct_video_hf.data.prepared import PrepareOptions
+from ct_video_hf.data.prepare_options import PrepareOptions
 from ct_video_hf.data.sources import prepare
 from ct_video_hf.data.stored_volume import to_window
 from ct_video_hf.data.transforms import AUGMENTATIONS, Augmentation, ClipTransform
