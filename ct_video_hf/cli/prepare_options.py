@@ -55,6 +55,7 @@ read is listed in rejects.csv with its reason, and the run goes on.
 On a cluster install the package on every node (pip install 'ct-video-hf[ray]'), start Ray with
 `ray start --head` on one of them and `ray start --address=HEAD:6379` on the others, and prepare
 with `--engine ray --address auto` on any. Scans and OUT lie on a file system that all nodes share.
+A study whose worker or node dies begins again on another; one of which 4 workers died is a reject.
 Where Ray asks for a token (newer versions do once a home has one, ~/.ray/auth_token), every node
 has that file, and `export RAY_AUTH_MODE=token` comes before each of these commands.
 

@@ -19,7 +19,7 @@ from typing import Any
 from ..workers import worker_results
 from .errors import CTDataError
 
-__all__ = ["DEATHS", "ENGINES", "engine", "engine_results", "in_cluster"]
+__all__ = ["DEATHS", "ENGINES", "WorkerDied", "engine", "engine_results", "in_cluster"]
 
 ENGINES = ("local", "ray")
 
@@ -35,6 +35,10 @@ _NO_CLUSTER = (
     "HEAD:6379` on the other nodes). One that asks for a token needs RAY_AUTH_MODE=token and its "
     "~/.ray/auth_token here, too. Ray says: {}"
 )
+
+
+class WorkerDied(CTDataError):
+    """A worker process of this machine ended in the middle of its work."""
 
 
 @contextmanager
@@ -122,8 +126,10 @@ def engine_results(
 
     Raises
     ------
+    WorkerDied
+        When a worker of this machine did.
     CTDataError
-        When a worker of this machine died, or the cluster is gone.
+        When the cluster is gone.
     """
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -135,10 +141,7 @@ def engine_results(
         with worker_results(function, arguments, workers) as results:
             yield results
     except TerminatedWorkerError as error:
-        raise CTDataError(
-            "a worker process died, most likely for want of memory. What is finished is kept: run "
-            "the same command again with fewer workers."
-        ) from error
+        raise WorkerDied("a worker process died") from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 
 from ct_video_hf.cli import main
 from ct_video_hf.cli.prepare import NAMES
+from ct_video_hf.data import prepared, worker
 from ct_video_hf.data.loading import load_prepared
 from ct_video_hf.data.sources import SOURCES
 from tests.support.dicom_folders import write_folder_set
@@ -103,6 +104,26 @@ def test_errors_have_no_traceback(scans, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "labels.csv row 2: label is '7'" in error
     assert "Traceback" not in error
+
+
+def killed_by_s3(task, file):
+    """As a worker does, but s3 is of the kind that ends the process which decodes it."""
+    if task.entry.study == "s3":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return worker.prepare_study(task, file)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGKILL")
+def test_a_worker_that_dies_is_told_with_what_was_in_work(scans, tmp_path, monkeypatch, capsys):
+    words = [*arguments(scans, tmp_path / "set"), "--workers", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(prepared, "prepare_study", killed_by_s3)
+        assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "prepare: error: a worker process died, for want of memory or by a file that" in said
+    assert "s3" in said[said.index("Begun were") :]
+    assert main(words) == 0
+    assert len(load_prepared(tmp_path / "set", "all")) == 6
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to a process group")
