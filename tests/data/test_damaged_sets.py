@@ -226,6 +226,24 @@ def test_damaged_sets_are_refused_in_one_line(sets, folder, case, capsys):
         assert "--traceback" not in shown
 
 
+def test_preparing_goes_on_from_a_damaged_journal_but_not_without_parameters(sets, folder):
+    def again():
+        options = {"options": OPTIONS_OF_SET, "progress": False}
+        return prepare("folder", sets / "scans", folder, **options)
+
+    records = read_manifest(folder)["studies"]
+    manifest_file(folder).unlink()
+    lines = [json.dumps(record).encode() for record in records]
+    lines[1] = b"\0" * len(lines[1])  # as a machine that lost power may leave it
+    lines[2] = b'{"study_id": "s2"}'
+    (folder / "journal.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    assert again().kept == 2
+    assert read_manifest(folder)["studies"] == records
+    (folder / "parameters.json").write_bytes(b'{"size')
+    with pytest.raises(CTDataError, match=r"parameters\.json of set is damaged: .* a new folder"):
+        again()
+
+
 def test_training_on_a_damaged_study(folder, tmp_path, capsys):
     file = study_file(folder)
     garbled(study_file)(folder, None)
