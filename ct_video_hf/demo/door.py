@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -39,7 +40,7 @@ class Door:
             words = "Too many uploads are under way. Try again in a few minutes."
             await _refuse(503, words)(scope, receive, send)
         elif upload:
-            await self.app(scope, _counted(receive, most), send)
+            await self.app(scope, _counted(receive, most), _owned(send, self.store))
         else:
             body = await _whole(_counted(receive, most))
             if _names_an_address(body):
@@ -91,6 +92,25 @@ def _names_an_address(body: bytes) -> bool:
         elif isinstance(part, list):
             waiting += part
     return False
+
+
+def _owned(send: Any, store: Store) -> Any:
+    """``send`` that tells of uploads, a list of paths, where :meth:`.Store.own` has put them."""
+    taken = False
+
+    async def owned(message: dict[str, Any]) -> None:
+        nonlocal taken
+        if message["type"] == "http.response.start":
+            taken = message["status"] == 200
+        elif taken and message.get("body"):
+            body = message["body"]
+            for path in json.loads(body):
+                old, new = Path(path), store.own(path)
+                body = body.replace(old.parent.name.encode(), new.parent.name.encode(), 1)
+            message = message | {"body": body}
+        await send(message)
+
+    return owned
 
 
 def _counted(receive: Any, most: int) -> Any:

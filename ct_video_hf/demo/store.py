@@ -146,6 +146,24 @@ class Store:
         with self._lock:
             self._arrived.setdefault(session, set()).update(map(self.arrival, paths))
 
+    def own(self, path: str | os.PathLike) -> Path:
+        """Move an upload that has just arrived to a folder of its own; where it lies then.
+
+        Gradio names its folder by content, and two visitors who send the same scan would read, and
+        delete, the same file. The new name is random, and as long as the old one.
+        """
+        found = self.arrival(path)
+        folder = self.uploads / secrets.token_hex(len(found.parent.name) // 2)
+        folder.mkdir(mode=0o700)
+        try:
+            os.replace(found, folder / found.name)
+        except FileNotFoundError:
+            folder.rmdir()
+            return found
+        with suppress(OSError):  # others lie beside it
+            found.parent.rmdir()
+        return folder / found.name
+
     def arrival(self, path: str | os.PathLike) -> Path:
         """The path of an upload; what lies anywhere else is nobody's to name.
 
