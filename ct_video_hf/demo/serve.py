@@ -144,6 +144,7 @@ def serve(
         raise CTVideoError(
             f"The demo cannot be served on port {port or '7860 and those above'}: {error}"
         ) from error
+    scorer.warm()
     return Running(page, scorer, url)
 
 

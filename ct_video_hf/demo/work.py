@@ -28,6 +28,7 @@ __all__ = ["Job", "Scorer"]
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.2
+_NO_SESSION = ""
 _CLOSING_S = 15.0  # for work to end that is between two occasions
 
 
@@ -57,8 +58,12 @@ class Job:
         self._thread = threading.Thread(target=self._run, daemon=True, name="ct-video-demo-job")
 
     def __enter__(self) -> Job:
-        self._thread.start()
+        self.start()
         return self
+
+    def start(self) -> None:
+        """Begin, for work that nobody waits for."""
+        self._thread.start()
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
@@ -124,6 +129,25 @@ class Scorer:
         self._lock = threading.Lock()
         self._running: dict[str, list[Job]] = {}
         self._closed = False
+        self._warming = False
+
+    def warm(self) -> Job:
+        """Set the network up in the background, so that the first visitor need not wait for it.
+
+        A scan that comes meanwhile is read, and scored after it.
+        """
+
+        def work(job: Job) -> None:
+            with self._turn(job):
+                self._warming = True
+                try:
+                    self.predict.warm()
+                finally:
+                    self._warming = False
+
+        job = self._job(work, _NO_SESSION)
+        job.start()
+        return job
 
     def one(self, paths: Sequence[str], policy: str, session: str) -> Job:
         """A job that scores one uploaded scan and keeps it; its result is a :class:`Kept`."""
@@ -190,8 +214,8 @@ class Scorer:
                 job.stop()
             time.sleep(_LOOK_EVERY_S)
 
-    def _job(self, work: Callable[[Job], Kept], session: str) -> Job:
-        def run(job: Job) -> Kept:
+    def _job(self, work: Callable[[Job], Any], session: str) -> Job:
+        def run(job: Job) -> Any:
             with self._lock:
                 if self._closed:
                     raise _CancelledError
@@ -238,7 +262,8 @@ class Scorer:
     @contextmanager
     def _turn(self, job: Job, prefix: str = "") -> Iterator[None]:
         """The network is one visitor's at a time."""
-        waits = job.enter(f"{prefix}Waiting for another scan to finish")
+        what = "the network to be ready" if self._warming else "another scan to finish"
+        waits = job.enter(f"{prefix}Waiting for {what}")
         while not self._one_at_a_time.acquire(timeout=_LOOK_EVERY_S):
             waits(0, 0)
         try:

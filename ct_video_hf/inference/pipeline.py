@@ -255,6 +255,17 @@ class CTVideoPipeline:
                 bar.update()
                 yield outcome
 
+    def warm(self) -> None:
+        """Score one clip of noise, which records and checks the fast graph, see :mod:`.backends`.
+
+        The first study otherwise waits for that.
+        """
+        side = self.processor.crop_size or self.processor.size
+        shape = (self.processor.num_frames, side, side)
+        planes = np.random.default_rng(0).integers(-1000, 400, shape, np.int16)
+        timings = dict.fromkeys(("prepare", "setup", "forward"), 0.0)
+        self.scorer.study(planes, np.zeros(1, np.int64), timings, False)
+
     def saliency(self, scan: Any, *, progress: Progress = False) -> SaliencyMap:
         """Where in a scan (path or CTVolume) its score comes from, see :mod:`.saliency`."""
         from .saliency import study_saliency

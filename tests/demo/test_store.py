@@ -11,9 +11,10 @@ import pytest
 from ct_video_hf.demo.limits import DemoLimits
 from ct_video_hf.demo.reading import read_apart
 from ct_video_hf.demo.store import Store
-from ct_video_hf.demo.work import Job
+from ct_video_hf.demo.work import Job, Scorer
 from ct_video_hf.dicom.write import write_series
 from ct_video_hf.errors import CTVideoError
+from tests.support.hostile_uploads import zipped
 from tests.support.prediction import SPACING, chest_hu, volume_of
 
 
@@ -133,6 +134,40 @@ def test_a_job_has_its_time_and_tells_no_secret():
             list(job.looks())
         assert words in str(job.error)
         assert "MILLER" not in str(job.error)
+
+
+class _SlowNetwork:
+    """Takes until it is let go to be ready, and scores nothing."""
+
+    def __init__(self):
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def warm(self):
+        self.begun.set()
+        assert self.go.wait(60)
+
+    def __call__(self, volume, progress):
+        raise CTVideoError("scored")
+
+
+def test_a_scan_that_comes_before_the_network_is_ready_waits_for_it(store, tmp_path):
+    write_series(chest_hu(24), tmp_path / "scan", key="a", spacing=SPACING)
+    files = {file.name: file.read_bytes() for file in (tmp_path / "scan").iterdir()}
+    network = _SlowNetwork()
+    scorer = Scorer(network, store, DemoLimits())
+    warming = scorer.warm()
+    assert network.begun.wait(60)
+    seen = set()
+    with scorer.example(zipped(tmp_path / "scan.zip", files), "strict", "a") as job:
+        for now in job.looks():
+            seen.add(now.stage)
+            if "Waiting" in now.stage:
+                network.go.set()
+    assert "Waiting for the network to be ready" in seen
+    assert str(job.error) == "scored"
+    list(warming.looks())
+    assert warming.error is None
+    scorer.close()
 
 
 def test_reading_is_stopped_when_it_takes_too_long(tmp_path):
