@@ -11,6 +11,9 @@ from torch import fx
 
 __all__ = ["ConvolutionWeights", "LinearWeights", "PackedConvolution", "PackedLinear"]
 
+#: Columns from which rows are not joined, by bytes of a number.
+_WIDE_ENOUGH = {4: 16, 2: 8}
+
 
 def _triple(value: Any, dims: int) -> list[int]:
     values = [value] if isinstance(value, int) else list(value)
@@ -53,6 +56,35 @@ class ConvolutionWeights:
             list(shape),
         )
 
+    @property
+    def along_time_on_narrow_rows(self) -> bool:
+        """Whether rows should be joined: kernel (frames, 1, 1), on rows that oneDNN is slow with.
+
+        oneDNN works on one row of the grid at a time, and one of 7 places fills half of a tile of
+        an AMX unit: 2048 to 512 channels on 32 x 7 x 7 took 181 ms in bfloat16, joined 8.5 ms. In
+        float32 a row of 14 is still too narrow (92 ms, joined 62 ms); in 16 bits it no longer is.
+        """
+        if self.kernel.ndim != 5 or self.groups != 1:
+            return False
+        frames, *within = self.kernel.shape[2:]
+        still = within == [1, 1] and self.stride[1:] == [1, 1] and self.padding[1:] == [0, 0]
+        return (
+            still and frames > 1 and self.input_size[4] < _WIDE_ENOUGH[self.kernel.element_size()]
+        )
+
+    def on_rows_as_one(self) -> ConvolutionWeights:
+        """The same function on (clip, channel, frame, row x column)."""
+        clips, channels, frames, rows, columns = self.input_size
+        return ConvolutionWeights(
+            self.kernel.flatten(3),
+            self.bias,
+            self.stride[:2],
+            self.padding[:2],
+            self.dilation[:2],
+            self.groups,
+            [clips, channels, frames, rows * columns],
+        )
+
 
 class PackedConvolution:
     """Convolution, and if wanted plus a tensor, and if wanted cut off below zero.
@@ -70,6 +102,9 @@ class PackedConvolution:
     """
 
     def __init__(self, weights: ConvolutionWeights, relu: bool) -> None:
+        self.grid = weights.input_size[3:] if weights.along_time_on_narrow_rows else None
+        if self.grid is not None:
+            weights = weights.on_rows_as_one()
         self.layout = {5: torch.channels_last_3d, 4: torch.channels_last}[weights.kernel.ndim]
         self.kernel = torch.ops.mkldnn._reorder_convolution_weight(
             weights.kernel.contiguous(memory_format=self.layout),
@@ -85,21 +120,28 @@ class PackedConvolution:
         self.overwrite = False
 
     def __call__(self, video: torch.Tensor, shortcut: torch.Tensor | None = None) -> torch.Tensor:
-        video = video.contiguous(memory_format=self.layout)
+        video = self._laid_out(video)
         ops = torch.ops.mkldnn
+        after = ("add", 1.0, "relu" if self.activation == "relu" else None, [], None)
         if shortcut is None:
-            return ops._convolution_pointwise(
+            result = ops._convolution_pointwise(
                 video, self.kernel, self.bias, *self.geometry, self.activation, [], ""
             )
-        shortcut = shortcut.contiguous(memory_format=self.layout)
-        after = ("add", 1.0, "relu" if self.activation == "relu" else None, [], None)
-        if self.overwrite:
-            return ops._convolution_pointwise_(
-                shortcut, video, self.kernel, self.bias, *self.geometry, *after
+        elif self.overwrite:
+            result = ops._convolution_pointwise_(
+                self._laid_out(shortcut), video, self.kernel, self.bias, *self.geometry, *after
             )
-        return ops._convolution_pointwise(
-            video, shortcut, self.kernel, self.bias, *self.geometry, *after
-        )
+        else:
+            result = ops._convolution_pointwise(
+                video, self._laid_out(shortcut), self.kernel, self.bias, *self.geometry, *after
+            )
+        return result if self.grid is None else result.unflatten(3, self.grid)
+
+    def _laid_out(self, video: torch.Tensor) -> torch.Tensor:
+        """Channels innermost; where rows are one, that is a view of channels innermost in 3D."""
+        if self.grid is not None:
+            video = video.contiguous(memory_format=torch.channels_last_3d).flatten(3)
+        return video.contiguous(memory_format=self.layout)
 
 
 @dataclass(frozen=True)

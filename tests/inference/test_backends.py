@@ -13,6 +13,7 @@ from ct_video_hf.errors import CTVideoError
 from ct_video_hf.inference import fast_backend
 from ct_video_hf.inference.backends import choose_backend
 from ct_video_hf.inference.fast_graph import fast_graph
+from ct_video_hf.inference.fast_weights import ConvolutionWeights, PackedConvolution
 from ct_video_hf.inference.localization import clip_forward
 from ct_video_hf.models import list_backbones
 
@@ -165,6 +166,31 @@ def test_rewriting_keeps_what_is_read_again(kind):
         with torch.no_grad():
             for found, expected in zip(run(clip), network(clip), strict=True):
                 torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("columns", "dtype", "joined"),
+    [(7, torch.float32, True), (7, torch.bfloat16, True), (14, torch.float32, True),
+     (14, torch.bfloat16, False), (28, torch.float32, False)],
+)  # fmt: skip
+def test_narrow_rows_are_joined_along_time(columns, dtype, joined):
+    """Strides, dilations and what lies how in memory change nothing."""
+    layer = nn.Conv3d(4, 6, (3, 1, 1), stride=(2, 1, 1), padding=(2, 0, 0), dilation=(2, 1, 1))
+    layer = layer.to(dtype)
+    clip, shortcut = torch.randn(2, 4, 9, 3, columns), torch.randn(2, 6, 5, 3, columns)
+    clip, shortcut = clip.to(dtype), shortcut.to(dtype)
+    geometry = (list(kind) for kind in (layer.stride, layer.padding, layer.dilation))
+    weights = ConvolutionWeights(layer.weight, layer.bias, *geometry, 1, list(clip.shape))
+    packed = PackedConvolution(weights, relu=True)
+    assert (packed.grid is not None) == joined
+    near = {"rtol": 0.02, "atol": 0.02} if dtype == torch.bfloat16 else {}
+    with torch.no_grad():
+        expected = layer(clip)
+        torch.testing.assert_close(packed(clip), expected.relu(), **near)
+        for layout in (torch.contiguous_format, torch.channels_last_3d):
+            packed.overwrite = layout == torch.channels_last_3d
+            found = packed(clip, shortcut.clone(memory_format=layout))
+            torch.testing.assert_close(found, (expected + shortcut).relu(), **near)
 
 
 def test_names_that_do_not_fit_are_refused():
