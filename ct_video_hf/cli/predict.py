@@ -182,10 +182,12 @@ def run(args: argparse.Namespace) -> int:
         keep_volumes=any((args.pictures, args.html, args.saliency)),
     )
     try:
-        for study, outcome in zip(mine, outcomes, strict=True):
+        for study in mine:
+            outcome = next(outcomes)
             _take(args, study.name, outcome, answers, rows)
             if args.saliency is not None and outcome.error is None:
                 answers[-1]["saliency"] = _saliency(args, predict, study, outcome.volume)
+            del outcome  # and its volume; zip would hold it while the next one is computed
     except KeyboardInterrupt:
         return _stopped(args, answers, rows, len(mine), processes.rank)
     found = processes.merged(list(zip(answers, rows, strict=True)))

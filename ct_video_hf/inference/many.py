@@ -88,3 +88,4 @@ def outcomes(
                 outcome = Outcome(scan, result, volume=volume if keep_volumes else None)
             del volume  # before the consumer takes its time, and before the one after next is read
             yield outcome
+            del outcome  # or this volume would stay while the next one is computed

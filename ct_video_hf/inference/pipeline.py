@@ -239,6 +239,8 @@ class CTVideoPipeline:
             As in :meth:`__call__`.
         keep_volumes : bool
             Read scans at full resolution and hand them over, for pictures. Scores are the same.
+            Memory then holds two volumes (2 bytes a voxel each), this one and the next, if who
+            takes an outcome lets go of it before the next is asked for.
 
         Yields
         ------
@@ -254,6 +256,7 @@ class CTVideoPipeline:
             for outcome in outcomes(scans, read, predict, keep_volumes=keep_volumes):
                 bar.update()
                 yield outcome
+                del outcome  # and its volume, before the next one is computed
 
     def warm(self) -> None:
         """Score one clip of noise, which records and checks the fast graph, see :mod:`.backends`.

@@ -4,12 +4,15 @@ import csv
 import json
 import os
 import re
+import sys
+import weakref
 import zipfile
 
 import nibabel
 import numpy as np
 import pytest
 
+from ct_video_hf import read_ct
 from ct_video_hf.cli import main
 from ct_video_hf.dicom.write import write_series
 from ct_video_hf.inference import CTVideoPipeline
@@ -217,6 +220,26 @@ def test_maps_of_where_the_scores_come_from(model, studies, tmp_path, capsys):
             assert values.shape == nibabel.load(scan).shape
             np.testing.assert_array_equal(found.affine, nibabel.load(scan).affine)
     assert "MILLER" not in json.dumps(dicom)
+
+
+def test_full_size_scans_are_let_go_before_the_one_after_next_is_read(
+    model, studies, tmp_path, monkeypatch
+):
+    """Of many scans memory holds the one that is drawn and the next."""
+    read, volumes, alive = read_ct, [], []
+
+    def watched(*args, **options):
+        alive.append(sum(volume() is not None for volume in volumes))
+        volume = read(*args, **options)
+        volumes.append(weakref.ref(volume))
+        return volume
+
+    monkeypatch.setattr(sys.modules[CTVideoPipeline.__module__], "read_ct", watched)
+    scans = [studies / name for name in ("a", "b.zip", "c.nii.gz")]
+    where = ["--saliency", tmp_path / "maps", "--overlay", "png"]
+    assert predict(model, *scans, *where, "--quiet") == 0
+    assert len(volumes) == 3
+    assert alive[2] == 1  # the second, which is then computed
 
 
 def test_one_kind_of_overlay(model, studies, tmp_path):
