@@ -6,7 +6,7 @@ export const STYLE = `
     --soft: var(--body-text-color-subdued, #5a6672); --rule: var(--border-color-primary, #dde2e7);
     --card: var(--block-background-fill, #fff); --score: var(--ctv-score, #1f6f8b);
     --mark: var(--ctv-mark, #b35c00); }
-  .grid { display: grid; grid-template-columns: minmax(0, 1fr) 320px; gap: 20px; align-items: start; }
+  .grid { display: grid; grid-template-columns: minmax(0, 680px) minmax(300px, 1fr); gap: 20px; align-items: start; }
   @container (max-width: 820px) { .grid { grid-template-columns: minmax(0, 1fr); } }
   .look { min-width: 0; max-width: 680px; width: 100%; margin: 0 auto; }
   .bar { display: flex; flex-wrap: wrap; gap: 8px 14px; align-items: center; margin-bottom: 10px; }
