@@ -135,7 +135,16 @@ class PackedConvolution:
             result = ops._convolution_pointwise(
                 video, self._laid_out(shortcut), self.kernel, self.bias, *self.geometry, *after
             )
-        return result if self.grid is None else result.unflatten(3, self.grid)
+        return result if self.grid is None else self._in_rows(result)
+
+    def _in_rows(self, result: torch.Tensor) -> torch.Tensor:
+        """With rows again; of one clip unflatten would give strides that look channels-first."""
+        clips, channels, frames, _ = result.shape
+        rows, columns = self.grid
+        strides = [channels * columns * rows, channels * columns, channels]
+        return result.as_strided(
+            (clips, channels, frames, rows, columns), (frames * strides[0], 1, *strides)
+        )
 
     def _laid_out(self, video: torch.Tensor) -> torch.Tensor:
         """Channels innermost; where rows are one, that is a view of channels innermost in 3D."""

@@ -187,6 +187,9 @@ def test_narrow_rows_are_joined_along_time(columns, dtype, joined):
     with torch.no_grad():
         expected = layer(clip)
         torch.testing.assert_close(packed(clip), expected.relu(), **near)
+        one = packed(clip[:1])
+        torch.testing.assert_close(one, expected[:1].relu(), **near)
+        assert torch.cat([one, one], 1).stride(1) == 1, "what follows keeps channels innermost"
         for layout in (torch.contiguous_format, torch.channels_last_3d):
             packed.overwrite = layout == torch.channels_last_3d
             found = packed(clip, shortcut.clone(memory_format=layout))
