@@ -50,7 +50,8 @@ sources
            tables are written to --out from the annotations alone, without any scan.
 
 A run that is stopped or killed goes on when the same command is given again. A study that cannot be
-read is listed in rejects.csv with its reason, and the run goes on.
+read is listed in rejects.csv with its reason, and the run goes on; with two or more --workers also
+one that ends the process which reads it.
 
 On a cluster install the package on every node (pip install 'ct-video-hf[ray]'), start Ray with
 `ray start --head` on one of them and `ray start --address=HEAD:6379` on the others, and prepare

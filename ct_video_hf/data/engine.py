@@ -2,7 +2,8 @@
 
 On a cluster every node needs the package, and sees the scans and the set's folder under the same
 paths (a shared file system). A study there is a task of Ray's: one whose worker or node dies is
-begun again on another.
+begun again on another. On this machine the studies that were in work when a worker died are begun
+again one by one, so that the one which ends its worker is known.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from itertools import islice
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from ..workers import worker_results
 from .errors import CTDataError
 
-__all__ = ["DEATHS", "ENGINES", "WorkerDied", "engine", "engine_results", "in_cluster"]
+__all__ = ["DEATHS", "ENGINES", "engine", "engine_results", "in_cluster"]
 
 ENGINES = ("local", "ray")
 
@@ -28,6 +29,8 @@ DEATHS = 4
 
 _in_cluster = ContextVar("_in_cluster", default=False)
 
+logger = logging.getLogger(__name__)
+
 _INSTALL = "Ray is not installed; pip install 'ct-video-hf[ray]' on every node of the cluster"
 
 _NO_CLUSTER = (
@@ -35,10 +38,6 @@ _NO_CLUSTER = (
     "HEAD:6379` on the other nodes). One that asks for a token needs RAY_AUTH_MODE=token and its "
     "~/.ray/auth_token here, too. Ray says: {}"
 )
-
-
-class WorkerDied(CTDataError):
-    """A worker process of this machine ended in the middle of its work."""
 
 
 @contextmanager
@@ -122,26 +121,66 @@ def engine_results(
         calls run at a time, each with a core; -1 is as many as it has cores while it runs.
     lost : callable
         Takes what ``function`` takes; its result stands for a call of which :data:`DEATHS` workers
-        of a cluster have died.
+        of a cluster have died, or of this machine one that had nothing else to do.
 
     Raises
     ------
-    WorkerDied
-        When a worker of this machine did.
     CTDataError
         When the cluster is gone.
     """
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
-
     if in_cluster():
         with _cluster_results(function, arguments, workers, lost) as results:
             yield results
-        return
-    try:
+    elif workers == 1:
         with worker_results(function, arguments, workers) as results:
             yield results
-    except TerminatedWorkerError as error:
-        raise WorkerDied("a worker process died") from error
+    else:
+        with closing(_local_results(function, arguments, workers, lost)) as results:
+            yield results
+
+
+def _local_results(
+    function: Callable[..., Any],
+    arguments: Iterable[tuple],
+    workers: int,
+    lost: Callable[..., Any],
+) -> Iterator[Any]:
+    """A worker that dies takes its pool with it: nobody knows which of the calls in work it had."""
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    calls = enumerate(arguments)
+    given: dict[int, tuple] = {}
+
+    def noted() -> Iterator[tuple]:
+        for number, call in calls:
+            given[number] = call
+            yield function, number, call
+
+    def alone(number: int) -> Iterator[tuple]:
+        yield function, number, given[number]
+
+    whole = False
+    while not whole:
+        try:
+            with worker_results(_numbered, noted(), workers) as results:
+                for number, result in results:
+                    del given[number]
+                    yield result
+            whole = True
+        except TerminatedWorkerError:
+            logger.warning("a worker process died; what was in work is begun again, one by one")
+        for number in sorted(given):
+            try:  # two workers, for one alone would be this process; the other stays idle
+                with worker_results(_numbered, alone(number), 2) as results:
+                    (_, result), *_ = results
+            except TerminatedWorkerError:
+                result = lost(*given[number])
+            del given[number]
+            yield result
+
+
+def _numbered(function: Callable[..., Any], number: int, call: tuple) -> tuple[int, Any]:
+    return number, function(*call)
 
 
 @contextmanager

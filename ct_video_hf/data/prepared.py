@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -21,7 +21,7 @@ from typing import Any
 from ..files import write_csv
 from ..progress import study_progress
 from .card import write_data_card
-from .engine import WorkerDied, engine_results, in_cluster
+from .engine import engine_results, in_cluster
 from .errors import CTDataError
 from .labels import SPLITS, LabelsTable
 from .manifest import (
@@ -268,21 +268,14 @@ def _work(
     """Prepare what is left; fills ``records`` and returns the rejects."""
     rejects = []
     scans = {task.study_id: task.entry for task in todo}
-    begun: dict[str, StudyTask] = {}
-
-    def calls() -> Iterator[tuple[StudyTask, str]]:
-        for task in todo:
-            begun[task.study_id] = task
-            yield task, str(folder.study_file(task.key))
-
+    calls = ((task, str(folder.study_file(task.key))) for task in todo)
     total = len(todo) + len(records)
     try:
         with (
             journal.open("a", encoding="utf-8", newline="\n") as stream,
-            engine_results(prepare_study, calls(), workers, lost_study) as results,
+            engine_results(prepare_study, calls, workers, lost_study) as results,
         ):
             for result in study_progress(results, total, done=len(records), show=progress):
-                begun.pop(result.get("study_id", result.get("study")))
                 if "reason" in result:
                     study = result["study"]
                     if study != scans[study].study:  # the name is a secret
@@ -297,21 +290,9 @@ def _work(
                 records[result["study_id"]] = result
                 stream.write(journal_line(result))
                 stream.flush()
-    except WorkerDied as error:
-        raise CTDataError(
-            f"{error}, for want of memory or by a file that ends whoever decodes it. Begun were "
-            f"{_some(begun)}. What is finished is kept: run the same command again with fewer "
-            "workers, or without that study"
-        ) from error
     finally:
         release_memory()
     return rejects
-
-
-def _some(studies: Iterable[str], most: int = 8) -> str:
-    names = list(studies)
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
 
 
 def _see(folder: SetFolder, record: dict[str, Any]) -> None:

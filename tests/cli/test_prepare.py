@@ -1,9 +1,11 @@
+import csv
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -106,22 +108,29 @@ def test_errors_have_no_traceback(scans, tmp_path, capsys):
     assert "Traceback" not in error
 
 
-def killed_by_s3(task, file):
-    """As a worker does, but s3 is of the kind that ends the process which decodes it."""
-    if task.entry.study == "s3":
+def killed_by_some(task, file):
+    """As a worker does, but s3 ends whoever decodes it, and s1 the first who does."""
+    study, once = task.entry.study, Path(file).parents[2] / "once"
+    if study == "s3" or (study == "s1" and not once.exists()):
+        if study == "s1":
+            once.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return worker.prepare_study(task, file)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGKILL")
-def test_a_worker_that_dies_is_told_with_what_was_in_work(scans, tmp_path, monkeypatch, capsys):
+def test_a_study_that_ends_its_worker_is_a_reject(scans, tmp_path, monkeypatch, capsys):
+    """The others are prepared, as they would be without it, and it is tried again."""
     words = [*arguments(scans, tmp_path / "set"), "--workers", "2"]
     with monkeypatch.context() as patch:
-        patch.setattr(prepared, "prepare_study", killed_by_s3)
-        assert main(words) == 1
-    said = capsys.readouterr().err
-    assert "prepare: error: a worker process died, for want of memory or by a file that" in said
-    assert "s3" in said[said.index("Begun were") :]
+        patch.setattr(prepared, "prepare_study", killed_by_some)
+        assert main(words) == 0
+    assert "a worker process died; what was in work is begun again" in capsys.readouterr().err
+    (reject,) = csv.DictReader((tmp_path / "set" / "rejects.csv").open())
+    assert (reject["study"], reject["code"]) == ("s3", "worker_died")
+    assert sorted(load_prepared(tmp_path / "set", "all")["study_id"]) == [
+        "s0", "s1", "s2", "s4", "s5"
+    ]  # fmt: skip
     assert main(words) == 0
     assert len(load_prepared(tmp_path / "set", "all")) == 6
 
