@@ -236,17 +236,16 @@ def tab_to(page, selector):
 
 
 def choose_by_keyboard(page, path):
-    """Again where nothing opens: a page that is still being built may miss a key."""
-    from playwright.sync_api import TimeoutError
-
-    for wait in (5, 10, 20, 40):
+    """Listening begins before the key: a chooser that opens meanwhile is the browser's own."""
+    opened = []
+    page.on("filechooser", lambda chooser: opened.append(chooser))
+    for _ in range(10):
         tab_to(page, "#ctv-upload button")
-        try:
-            with page.expect_file_chooser(timeout=wait * 1000) as waiting:
-                page.keyboard.press("Enter")
-        except TimeoutError:
-            continue
-        return waiting.value.set_files(path)
+        page.keyboard.press("Enter")
+        for _ in range(50):
+            if opened:
+                return opened[0].set_files(path)
+            page.wait_for_timeout(100)
     raise AssertionError("Enter on the upload button opens no file chooser")
 
 
