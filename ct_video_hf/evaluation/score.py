@@ -35,14 +35,14 @@ class ClassifierInput:
 
     Parameters
     ----------
-    model : PreTrainedModel
-        With a linear ``classifier``.
+    model : PreTrainedModel or ExportedNetwork
+        With a linear ``classifier``, or one that stands for it and gives what it takes.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.name = type(model).__name__
         self.head = getattr(model, "classifier", None)
-        if not isinstance(self.head, nn.Linear):
+        if not isinstance(self.head, (nn.Linear, nn.Identity)):
             raise CTVideoError(
                 f"{self.name} has no linear classifier whose input could be its features"
             )

@@ -22,6 +22,7 @@ from ..inference.exported import (
     GraphRunner,
     import_for,
 )
+from ..inference.loading import attention_for
 from ..models.download import sha256_of
 from ..progress import no_transformers_bars
 from .graphs import WRITERS
@@ -45,10 +46,11 @@ def export_model(
 ) -> dict[str, Any]:
     """Write a model as a graph that :func:`ct_video_hf.pipeline` runs without PyTorch's weights.
 
-    The folder holds the graph, configuration, processor, calibration, records of training, a card
-    and ``parity.json``: what the graph was made of and by what, and how far its results are from
-    the eager network's on random clips. It takes any number of clips of the processor's size, and
-    computes in float32. It appears by one rename, and only where the comparison holds.
+    The folder holds the graph, configuration, processor, calibration, the head of learned attention
+    where there is one, records of training, a card and ``parity.json``: what the graph was made of
+    and by what, and how far its results are from the eager network's on random clips. It takes any
+    number of clips of the processor's size, and computes in float32. It appears by one rename, and
+    only where the comparison holds.
 
     Parameters
     ----------
@@ -88,11 +90,6 @@ def export_model(
             f"{loaded.name} is an exported model already. Export the model that it was made of, "
             f"{loaded.model.parity['source']['name']}."
         )
-    if loaded.aggregation[0] == "attention":
-        raise CTVideoError(
-            f"{loaded.name} makes study scores by learned attention over clip features, which a "
-            "graph does not give. Only models of another rule can be exported."
-        )
     out.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -107,7 +104,8 @@ def export_model(
 
 def _fill(stage: Path, loaded: LoadedModel, format: str, tolerance: float) -> dict[str, Any]:
     kind, clip = FORMATS[format], random_clips(loaded.processor, 1, seed=0)
-    network = to_record(loaded.model, clip)
+    head = attention_for(loaded, loaded.aggregation[0])
+    network = to_record(loaded.model, clip, features=head is not None)
     made = _write(stage, network, clip, format, loaded.name)
     facts = {
         "format": format,
@@ -122,6 +120,7 @@ def _fill(stage: Path, loaded: LoadedModel, format: str, tolerance: float) -> di
         ExportedNetwork(loaded.model.config, runner, facts),
         loaded.processor,
         tolerance,
+        head,
     )
     if not found.passed:
         raise CTVideoError(
@@ -135,6 +134,9 @@ def _fill(stage: Path, loaded: LoadedModel, format: str, tolerance: float) -> di
     files = sorted(file.name for file in stage.iterdir())
     facts["files"] = {name: sha256_of(stage / name) for name in files}
     _copy_records(stage, loaded)
+    if head is not None:
+        head.write(stage)
+        facts["attention_weights_sha256"] = head.weights_sha256
     write_json(facts, stage / PARITY_FILE)
     return facts
 

@@ -1,5 +1,8 @@
 """A classifier as one program of plain operations: clips in, logits and class activations out.
 
+Of a model whose study scores are made by learned attention the program also gives what the
+classifier takes, the features that the attention head weighs clips by.
+
 ``torch.export`` records it for any number of clips of one shape. The activation that key slices
 are chosen by is a gradient of the head; its operations are recorded beforehand, so that the
 program holds them like any others and whatever runs it needs no differentiation.
@@ -10,6 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +22,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
+from ..evaluation.score import ClassifierInput
 from ..inference.localization import parts_forward
 from ..models.base import CTVideoClassifier
 
@@ -30,33 +35,37 @@ ACTIVATION_LABELS = 16
 
 
 class _Logits(nn.Module):
-    """Any classifier: its logits."""
+    """Any classifier: its logits, and if wanted its features (clip, feature)."""
 
-    names = ("logits",)
-
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, features: bool) -> None:
         super().__init__()
         self.model = model
+        self.names = ("logits", "features") if features else ("logits",)
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (self.model(pixel_values=pixel_values, return_dict=True).logits,)
+        if len(self.names) == 1:
+            return (self.model(pixel_values=pixel_values, return_dict=True).logits,)
+        seen = ClassifierInput(self.model)
+        with seen.watched():
+            logits = self.model(pixel_values=pixel_values, return_dict=True).logits
+        return logits, seen.taken()
 
 
 class _Scores(nn.Module):
-    """One of this package's networks: logits (clip, label), activations (clip, label, frame)."""
+    """One of this package's networks: logits (clip, label), activations (clip, label, frame), and
+    if wanted features (clip, feature)."""
 
-    names = ("logits", "activation")
-
-    def __init__(self, model: CTVideoClassifier, clip: torch.Tensor) -> None:
+    def __init__(self, model: CTVideoClassifier, clip: torch.Tensor, features: bool) -> None:
         super().__init__()
         self.backbone = model.backbone
-        self.head = _record_head(model, model.backbone.to_explain(clip), clip.shape[1])
+        self.names = ("logits", "activation", *(["features"] if features else []))
+        self.head = _record_head(model, model.backbone.to_explain(clip), clip.shape[1], features)
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return self.head(*self.backbone.to_explain(pixel_values))
 
 
-def to_record(model: nn.Module, clip: torch.Tensor) -> nn.Module:
+def to_record(model: nn.Module, clip: torch.Tensor, features: bool = False) -> nn.Module:
     """The module to record, with ``names`` of what it gives.
 
     A score read from a class token is no sum over frames: its activation would be a gradient
@@ -69,12 +78,14 @@ def to_record(model: nn.Module, clip: torch.Tensor) -> nn.Module:
         A classifier in eval mode, on the CPU, in float32.
     clip : torch.Tensor
         (1, frame, channel, row, column).
+    features : bool
+        Give what the classifier takes, too, see :class:`..evaluation.score.ClassifierInput`.
     """
     own = isinstance(model, CTVideoClassifier) and model.config.num_labels <= ACTIVATION_LABELS
     if not own or getattr(model.config, "head_pool", None) == "class_token":
-        return _Logits(model).eval()
+        return _Logits(model, features).eval()
     with torch.no_grad(), _PlainOperations():
-        return _Scores(model, clip).eval()
+        return _Scores(model, clip, features).eval()
 
 
 def record(network: nn.Module, clip: torch.Tensor) -> ExportedProgram:
@@ -89,15 +100,19 @@ def record(network: nn.Module, clip: torch.Tensor) -> ExportedProgram:
 
 
 def _record_head(
-    model: CTVideoClassifier, parts: tuple[torch.Tensor, ...], frames: int
+    model: CTVideoClassifier, parts: tuple[torch.Tensor, ...], frames: int, features: bool
 ) -> torch.fx.GraphModule:
     """Logits and activations of all labels as operations on what ``to_explain`` gives."""
 
-    def head(*parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        found = [
-            parts_forward(model, parts, label, frames) for label in range(model.config.num_labels)
-        ]
-        return found[0][0], torch.stack([activation for _, activation in found], 1)
+    def head(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        seen = ClassifierInput(model) if features else None
+        with seen.watched() if seen else nullcontext():
+            found = [
+                parts_forward(model, parts, label, frames)
+                for label in range(model.config.num_labels)
+            ]
+        activations = torch.stack([activation for _, activation in found], 1)
+        return found[0][0], activations, *([seen.taken()] if seen else [])
 
     # Sizes are recorded as symbols, equal ones as the same: the number of clips has to be no other.
     taken = {frames, *(size for part in parts for size in part.shape[1:])}

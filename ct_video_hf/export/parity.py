@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..evaluation.attention import AttentionHead, pooled_log_odds
+from ..evaluation.score import ClassifierInput
 from ..inference.exported import ExportedNetwork
 from ..inference.localization import clip_forward
 from ..inference.results import log_odds
@@ -22,6 +24,8 @@ __all__ = ["ACTIVATION_TOLERANCE", "TOLERANCE", "Parity", "compare", "random_cli
 TOLERANCE = 1e-4
 #: Largest difference of an activation, relative to the largest one.
 ACTIVATION_TOLERANCE = 1e-3
+#: Largest difference of a feature that learned attention takes, relative to the largest one.
+FEATURE_TOLERANCE = 1e-4
 #: Clips computed at a time: alone, and several.
 _BATCHES = (1, 3)
 
@@ -34,8 +38,9 @@ class Parity:
     ----------
     logits, probabilities : float
         Largest absolute difference.
-    activation : float or None
-        Largest absolute difference over the largest activation; None where the graph gives none.
+    activation, features : float or None
+        Largest absolute difference over the largest activation, and over the largest feature; None
+        where the graph gives none.
     largest_logit, spread : float
         Of the network's logits on these clips: the largest absolute value, and the largest standard
         deviation of a label over the clips. A spread near 0 says that the clips tell little.
@@ -51,6 +56,7 @@ class Parity:
     spread: float
     shapes: list[list[int]]
     tolerance: float
+    features: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -59,22 +65,28 @@ class Parity:
             self.logits <= self.tolerance * max(1.0, self.largest_logit)
             and self.probabilities <= self.tolerance
             and (self.activation is None or self.activation <= ACTIVATION_TOLERANCE)
+            and (self.features is None or self.features <= FEATURE_TOLERANCE)
         )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
+        differences = {
+            "logits": self.logits,
+            "probabilities": self.probabilities,
+            "activation_relative": self.activation,
+        }
+        tolerances = {
+            "logits": self.tolerance * max(1.0, self.largest_logit),
+            "probabilities": self.tolerance,
+            "activation_relative": ACTIVATION_TOLERANCE,
+        }
+        if self.features is not None:
+            differences["features_relative"] = self.features
+            tolerances["features_relative"] = FEATURE_TOLERANCE
         return {
             "passed": self.passed,
-            "max_difference": {
-                "logits": self.logits,
-                "probabilities": self.probabilities,
-                "activation_relative": self.activation,
-            },
-            "tolerance": {
-                "logits": self.tolerance * max(1.0, self.largest_logit),
-                "probabilities": self.tolerance,
-                "activation_relative": ACTIVATION_TOLERANCE,
-            },
+            "max_difference": differences,
+            "tolerance": tolerances,
             "compared": {
                 "clips": "random structures in Hounsfield units, through the processor",
                 "shapes": self.shapes,
@@ -89,6 +101,8 @@ class Parity:
         words = f"logits differ by {self.logits:.1e} and probabilities by {self.probabilities:.1e}"
         if self.activation is not None:
             words += f", activations by {self.activation:.1e} of the largest"
+        if self.features is not None:
+            words += f", features by {self.features:.1e} of the largest"
         return words
 
 
@@ -97,6 +111,7 @@ def compare(
     exported: ExportedNetwork,
     processor: CTVideoProcessor,
     tolerance: float = TOLERANCE,
+    head: AttentionHead | None = None,
 ) -> Parity:
     """Compute the same clips by the eager network and by the graph.
 
@@ -109,20 +124,21 @@ def compare(
     processor : CTVideoProcessor
     tolerance : float
         See :data:`TOLERANCE`.
+    head : AttentionHead, optional
+        The model's head of learned attention: features are compared, too, and the probabilities of
+        the clips together, a study of them, that it makes of either.
     """
-    labels, differences, activations, wanted, found = (
-        range(network.config.num_labels),
-        [],
-        [],
-        [],
-        [],
-    )
-    shapes = []
+    labels = range(network.config.num_labels)
+    differences, activations, wanted, found, shapes = [], [], [], [], []
+    taken: tuple[list, list] = ([], [])
     for seed, count in enumerate(_BATCHES):
         clips = random_clips(processor, count, seed)
         shapes.append(list(clips.shape))
-        expected, _ = clip_forward(network, clips, 0)
-        logits, given = exported.scores(clips, 0)
+        (expected, _), features = _watched(network, clips, head)
+        (logits, given), others = _watched(exported, clips, head)
+        if head is not None:
+            taken[0].append(features)
+            taken[1].append(others)
         wanted.append(expected.double().numpy())
         found.append(logits.double().numpy())
         for label in labels if given is not None else ():
@@ -133,15 +149,41 @@ def compare(
     wanted, found = np.concatenate(wanted), np.concatenate(found)
     kind = network.config.problem_type
     odds, other = log_odds(wanted, kind), log_odds(found, kind)
+    apart = _largest(_sigmoid(odds) - _sigmoid(other))
+    features = None
+    if head is not None:
+        of_network, of_graph = map(np.concatenate, taken)
+        features = _ratio(_largest(of_network - of_graph), _largest(of_network))
+        studies = [_study_of(head, some) for some in (of_network, of_graph)]
+        apart = max(apart, _largest(_sigmoid(studies[0]) - _sigmoid(studies[1])))
     return Parity(
         logits=_largest(wanted - found),
-        probabilities=_largest(_sigmoid(odds) - _sigmoid(other)),
+        probabilities=apart,
+        features=features,
         activation=_ratio(max(differences), max(activations)) if activations else None,
         largest_logit=_largest(wanted),
         spread=float(wanted.std(axis=0).max()),
         shapes=shapes,
         tolerance=tolerance,
     )
+
+
+def _watched(
+    network: nn.Module, clips: torch.Tensor, head: AttentionHead | None
+) -> tuple[tuple[torch.Tensor, torch.Tensor | None], np.ndarray | None]:
+    """Logits and activations of the first label, and with a head what the classifier takes."""
+    if head is None:
+        return clip_forward(network, clips, 0), None
+    seen = ClassifierInput(network)
+    with seen.watched():
+        scores = clip_forward(network, clips, 0)
+    return scores, seen.taken().double().numpy()
+
+
+def _study_of(head: AttentionHead, features: np.ndarray) -> np.ndarray:
+    """Log-odds (label,) of a study with clips of these features."""
+    values = head.clip_values(features)
+    return pooled_log_odds(values[..., 0], values[..., 1])
 
 
 def random_clips(processor: CTVideoProcessor, count: int, seed: int) -> torch.Tensor:

@@ -183,6 +183,12 @@ class ExportedNetwork(nn.Module):
     runner : GraphRunner
     parity : dict
         The content of ``parity.json``.
+
+    Attributes
+    ----------
+    classifier : torch.nn.Identity
+        Called with the features (clip, feature) that the graph of a model with learned attention
+        gives, so that :class:`..evaluation.score.ClassifierInput` sees them as a network's.
     """
 
     main_input_name = "pixel_values"
@@ -194,6 +200,7 @@ class ExportedNetwork(nn.Module):
         self.config = config
         self.runner = runner
         self.parity = parity
+        self.classifier = nn.Identity()
 
     def forward(self, pixel_values: torch.Tensor, **others: Any) -> CTVideoClassifierOutput:
         """Logits of clips; what else comes from the processor is not used."""
@@ -216,7 +223,10 @@ class ExportedNetwork(nn.Module):
                 "the axes (clip, frame, channel, row, column). Export the model for clips of "
                 "another size."
             )
-        return self.runner(pixel_values)
+        found = self.runner(pixel_values)
+        if "features" in found:
+            self.classifier(found["features"])
+        return found
 
 
 def is_exported(folder: Path) -> bool:

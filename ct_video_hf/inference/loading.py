@@ -184,7 +184,9 @@ def _load_attention(path: Path, model: PreTrainedModel, name: str) -> AttentionH
         raise ModelLoadError(f"{name}: {error}. Copy the file again or delete both.") from error
     if head is None:
         return None
-    if head.weights_sha256 != weights_hash(model) or len(head.labels) != model.config.num_labels:
+    exported = getattr(model, "parity", None)
+    digest = weights_hash(model) if exported is None else exported.get("attention_weights_sha256")
+    if head.weights_sha256 != digest or len(head.labels) != model.config.num_labels:
         raise ModelLoadError(
             f"The attention head of {name} was fitted on other weights than those beside it. "
             f"Delete attention.json and attention.safetensors. {how_to_fit(name)}"

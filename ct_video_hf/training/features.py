@@ -49,6 +49,11 @@ class HeadInput:
 
     def __init__(self, model: nn.Module) -> None:
         self.model, self.input = model, ClassifierInput(model)
+        if not isinstance(self.input.head, nn.Linear):
+            raise CTVideoError(
+                f"{self.input.name} is a graph without weights, to which features are tied: take "
+                "the model that it was made of"
+            )
         self._checked = False
 
     @torch.inference_mode()

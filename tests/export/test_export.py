@@ -9,8 +9,10 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -172,10 +174,9 @@ def test_an_export_that_stops_leaves_nothing(
 def test_what_is_not_exported(model, exports, tmp_path, capsys):
     (tmp_path / "there").mkdir()
     (tmp_path / "empty").mkdir()
-    attentive = tiny_model_folder(tmp_path / "attentive", study_aggregation="attention")
-    write_attention(attentive)
+    headless = tiny_model_folder(tmp_path / "headless", study_aggregation="attention")
     for arguments, words in (
-        ((attentive, tmp_path / "out"), "attentive makes study scores by learned attention"),
+        ((headless, tmp_path / "out"), "headless has no attention head"),
         ((model, tmp_path / "there"), "there exists already"),
         ((exports["onnx"], tmp_path / "out"), "is an exported model already"),
         ((tmp_path / "empty", tmp_path / "out"), "is not a model folder"),
@@ -188,6 +189,33 @@ def test_what_is_not_exported(model, exports, tmp_path, capsys):
             main(["export", str(model), str(tmp_path / "out"), *wrong])
         assert stopped.value.code == 2
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_learned_attention_goes_along(tmp_path, scan, format, capsys):
+    """Its features are compared, and clips have the weights that the network gives them."""
+    model = tiny_model_folder(tmp_path / "attentive", study_aggregation="attention")
+    head = write_attention(model)
+    out = tmp_path / format
+    assert main(["export", str(model), str(out), "--format", format, "--quiet"]) == 0
+    parity = json.loads((out / "parity.json").read_text())
+    assert parity["outputs"] == ["logits", "activation", "features"]
+    assert 0 <= parity["max_difference"]["features_relative"] < 1e-5
+    found, expected = (
+        ct_video_hf.pipeline(str(folder), device="cpu")(scan) for folder in (out, model)
+    )
+    assert found["aggregation"] == expected["aggregation"]
+    assert found["study_probability"] == pytest.approx(expected["study_probability"], abs=1e-5)
+    shares = [[clip["attention"] for clip in result["clips"]] for result in (found, expected)]
+    assert len(shares[0]) > 2
+    assert np.ptp(shares[1]) > 1e-3, "clips differ in weight"
+    np.testing.assert_allclose(*shares, rtol=0, atol=2e-5)
+
+    replace(head, weights_sha256="1" * 64).write(out)
+    with pytest.raises(ModelLoadError, match="fitted on other weights"):
+        load_model(out)
+    capsys.readouterr()
+    assert main(["features", str(out), str(scan), "--out", str(tmp_path / "f.safetensors")]) == 1
 
 
 @pytest.mark.parametrize("format", FORMATS)
