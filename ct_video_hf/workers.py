@@ -79,7 +79,7 @@ def worker_results(
         One call each, of some milliseconds at least.
     workers : int
         Processes, each with one thread of OpenMP and BLAS; -1 takes all cores, 1 works in this
-        process. Where joblib was given another backend (a cluster), its workers.
+        process.
     ordered : bool
         Results in the order of ``arguments`` instead of as they are ready.
 
@@ -88,15 +88,11 @@ def worker_results(
     iterator
     """
     from joblib import Parallel, delayed, parallel_config
-    from joblib.parallel import get_active_backend
 
     # one call a message: joblib would join calls below 0.2 s, and workers idle at the end
     how = {"return_as": "generator" if ordered else "generator_unordered", "batch_size": 1}
-    if type(get_active_backend()[0]).__name__ == "LokyBackend":
-        begin = {"initializer": _begin_worker, "initargs": (os.getpid(),)}
-        with parallel_config("loky", inner_max_num_threads=1, **begin):
-            pool = Parallel(n_jobs=workers, **how)
-    else:
+    begin = {"initializer": _begin_worker, "initargs": (os.getpid(),)}
+    with parallel_config("loky", inner_max_num_threads=1, **begin):
         pool = Parallel(n_jobs=workers, **how)
     with interrupts_held():
         results = pool(delayed(function)(*each) for each in arguments)

@@ -156,9 +156,6 @@ def _local_results(
             given[number] = call
             yield function, number, call
 
-    def alone(number: int) -> Iterator[tuple]:
-        yield function, number, given[number]
-
     whole = False
     while not whole:
         try:
@@ -171,8 +168,8 @@ def _local_results(
             logger.warning("a worker process died; what was in work is begun again, one by one")
         for number in sorted(given):
             try:  # two workers, for one alone would be this process; the other stays idle
-                with worker_results(_numbered, alone(number), 2) as results:
-                    (_, result), *_ = results
+                with worker_results(function, [given[number]], 2) as results:
+                    (result,) = results
             except TerminatedWorkerError:
                 result = lost(*given[number])
             del given[number]

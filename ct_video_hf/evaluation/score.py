@@ -18,7 +18,7 @@ from ..workers import QuietSpawnContext
 from .attention import AttentionHead
 from .tables import predictions_from, with_attention
 
-__all__ = ["ClassifierInput", "default_device", "score_clips"]
+__all__ = ["ClassifierInput", "FeatureTap", "default_device", "score_clips"]
 
 
 def default_device() -> torch.device:
@@ -28,6 +28,10 @@ def default_device() -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+class FeatureTap(nn.Identity):
+    """Stands for a classifier where there is only a graph: called with the features it gives."""
 
 
 class ClassifierInput:
@@ -42,7 +46,7 @@ class ClassifierInput:
     def __init__(self, model: nn.Module) -> None:
         self.name = type(model).__name__
         self.head = getattr(model, "classifier", None)
-        if not isinstance(self.head, (nn.Linear, nn.Identity)):
+        if not isinstance(self.head, (nn.Linear, FeatureTap)):
             raise CTVideoError(
                 f"{self.name} has no linear classifier whose input could be its features"
             )

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from ..errors import CTVideoError, first_line
+from ..evaluation.score import FeatureTap
 from ..models.download import sha256_of
 from ..models.outputs import CTVideoClassifierOutput
 from .loading import ModelLoadError
@@ -186,7 +187,7 @@ class ExportedNetwork(nn.Module):
 
     Attributes
     ----------
-    classifier : torch.nn.Identity
+    classifier : FeatureTap
         Called with the features (clip, feature) that the graph of a model with learned attention
         gives, so that :class:`..evaluation.score.ClassifierInput` sees them as a network's.
     """
@@ -200,7 +201,7 @@ class ExportedNetwork(nn.Module):
         self.config = config
         self.runner = runner
         self.parity = parity
-        self.classifier = nn.Identity()
+        self.classifier = FeatureTap()
 
     def forward(self, pixel_values: torch.Tensor, **others: Any) -> CTVideoClassifierOutput:
         """Logits of clips; what else comes from the processor is not used."""
